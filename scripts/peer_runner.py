@@ -1,0 +1,157 @@
+"""Run the reference pipeline once, without a network.  Started with the reference's interpreter, never with ours.
+
+    python peer_runner.py JOB.json
+
+JOB.json holds ``asn`` (path), ``output_dir``, ``steps`` (step -> parameter -> value), ``metrics`` (file to write) and
+optionally ``wcs_file`` (write the output WCS of the mosaic there, as a custom ``output_wcs`` file) or, without ``asn``,
+``shrink`` (list of exposures whose WCS bounding box loses ``border`` columns left and right).
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# The packages below exist in the reference's environment only, so they are imported by name where they are used.
+CRDS_CONFIG = {
+    "observatory": "jwst",
+    "operational_context": "jwst_0000.pmap",
+    "latest_context": "jwst_0000.pmap",
+    "edit_context": "jwst_0000.pmap",
+    "effective_context": "jwst_0000.pmap",
+    "last_synced": "never",
+    "bad_files": "",
+    "bad_files_list": [],
+    "force_remote_mode": False,
+    "connected": False,
+    "crds_version": {"str": "none"},
+    "mapping_checksum": "",
+    "reference_url": {},
+    "mapping_url": {},
+}
+
+
+def go_offline(cache: Path) -> None:
+    """Point CRDS at a cache that holds nothing but its own configuration.
+
+    Parameters
+    ----------
+    cache : Path
+        Folder that becomes ``CRDS_PATH``; made if missing.
+
+    Notes
+    -----
+    ``crds`` only needs a readable ``server_config`` to name a context when products are saved.  An invalid server name
+    and ``STPIPE_DISABLE_CRDS_STEPPARS`` keep it from asking for parameter files.
+    """
+    config = cache / "config" / "jwst"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "server_config").write_text(repr(CRDS_CONFIG))
+    os.environ["CRDS_PATH"] = str(cache)
+    os.environ["CRDS_SERVER_URL"] = "https://offline.invalid"
+    os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
+
+
+class Meter:
+    """CPU, wall time and peak resident memory of named stretches of this process."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, float]] = {}
+        self._peak = 0
+        self._stop = threading.Event()
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._stop.wait(0.02):
+            self._peak = max(self._peak, int(Path("/proc/self/statm").read_text().split()[1]) * page)
+
+    def measure(self, name: str, call: Callable[[], Any]) -> Any:
+        """Run `call` and file its cost under `name`; the value of `call` is handed through."""
+        self._peak = 0
+        before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        try:
+            return call()
+        finally:
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+            wall = time.monotonic() - started
+            self.records[name] = {"cpu_s": cpu, "wall_s": wall, "peak_rss": float(self._peak)}
+
+    def stop(self) -> None:
+        """End the sampling thread."""
+        self._stop.set()
+
+
+def meter_step(cls: Any, name: str, meter: Meter) -> None:
+    """Wrap the ``run`` method of one step class so that `meter` sees exactly that step."""
+    original = cls.run
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return meter.measure(name, lambda: original(self, *args, **kwargs))
+
+    cls.run = run
+
+
+def run_image3(job: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Run ``calwebb_image3`` as the job says; return the cost of the resample step and of the whole."""
+    pipeline = importlib.import_module("jwst.pipeline").Image3Pipeline
+    meter = Meter()
+    meter_step(pipeline.step_defs["resample"], "resample", meter)
+    started = resource.getrusage(resource.RUSAGE_SELF)
+    pipeline.call(job["asn"], steps=job["steps"], save_results=True, output_dir=job["output_dir"])
+    ended = resource.getrusage(resource.RUSAGE_SELF)
+    meter.stop()
+    cpu = ended.ru_utime - started.ru_utime + ended.ru_stime - started.ru_stime
+    meter.records["pipeline"] = {"cpu_s": cpu, "peak_rss": float(ended.ru_maxrss) * 1024}
+    return meter.records
+
+
+def write_output_wcs(product: Path, target: Path) -> None:
+    """Write the WCS of a resampled product as a custom ``output_wcs`` file (keys wcs, array_shape, pixel_scale)."""
+    datamodels = importlib.import_module("stdatamodels.jwst.datamodels")
+    asdf = importlib.import_module("asdf")
+    with datamodels.open(str(product)) as model:
+        scale = float(model.meta.photometry.pixelarea_arcsecsq) ** 0.5
+        tree = {"wcs": model.meta.wcs, "array_shape": list(model.data.shape), "pixel_scale": scale}
+        asdf.AsdfFile(tree).write_to(str(target))
+
+
+def shrink_bounding_box(path: Path, border: int) -> None:
+    """Take `border` columns left and right out of an exposure's WCS, as the MIRI imager's own WCS does.
+
+    The footprint text ``S_REGION`` follows, because the output frame is derived from it.
+    """
+    datamodels = importlib.import_module("stdatamodels.jwst.datamodels")
+    with datamodels.open(str(path)) as model:
+        ny, nx = model.data.shape
+        wcs = model.meta.wcs
+        wcs.bounding_box = ((border - 0.5, nx - border - 0.5), (-0.5, ny - 0.5))
+        corners = wcs.footprint(center=False).ravel()
+        model.meta.wcsinfo.s_region = "POLYGON ICRS  " + " ".join(f"{value:.9f}" for value in corners)
+        model.save(str(path))
+
+
+def main() -> None:
+    """Do the one job that the command line names."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    go_offline(Path(job["crds_cache"]))
+    if "shrink" in job:
+        for name in job["shrink"]:
+            shrink_bounding_box(Path(name), int(job["border"]))
+        return
+    records = run_image3(job)
+    if job.get("wcs_file"):
+        products = sorted(Path(job["output_dir"]).glob("*_i2d.fits"))
+        write_output_wcs(products[0], Path(job["wcs_file"]))
+    Path(job["metrics"]).write_text(json.dumps(records, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
+
+from streamimg3.api import Session, export, ingest, open, plan, run
+from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
+from streamimg3.store import Exposure, Observation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BudgetError",
+    "Exposure",
+    "InputError",
+    "Observation",
+    "Session",
+    "StoreError",
+    "StreamImgError",
+    "TaskError",
+    "__version__",
+    "export",
+    "ingest",
+    "open",
+    "plan",
+    "run",
+]

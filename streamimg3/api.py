@@ -1,0 +1,324 @@
+"""The public calls: ingest, plan, run, export, open; the command line is a thin face of these."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from streamimg3 import config
+from streamimg3.engine import Runner, Task
+from streamimg3.engine.budget import MIB, parse_size, share
+from streamimg3.engine.receipts import Ledger, digest
+from streamimg3.engine.runner import Progress
+from streamimg3.errors import InputError
+from streamimg3.pipelines import image3
+from streamimg3.store import Observation
+from streamimg3.store.backend import is_local, normalise
+from streamimg3.store.documents import AssociationDocument
+
+PIPELINES = ("image3",)
+DEFAULT_MEMORY = "2GiB"
+
+
+@dataclass
+class Session:
+    """How a run is carried out, as opposed to what is computed.
+
+    Parameters
+    ----------
+    store : str or None
+        URL of the store; None = ``<output_dir>/<product>.zarr``.
+    output_dir : str
+        Folder or URL of the products.
+    memory : str, int or None
+        Budget for driver and workers together.
+    workers : int or None
+        Worker processes; None = one per processor, as far as the budget carries them; 1 = all in this process.
+    storage_options : mapping
+        Credentials and endpoint for URLs.
+    progress : Progress
+        Who is told.
+    force : bool
+        Ingest again although the store holds something else.
+    """
+
+    store: str | None = None
+    output_dir: str = "."
+    memory: str | int | None = DEFAULT_MEMORY
+    workers: int | None = None
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers {self.workers}: give at least 1")
+
+    def runner(self, *preload: str) -> Runner:
+        """Return a runner whose workers start with these modules loaded."""
+        memory = None if self.memory is None else parse_size(self.memory)
+        workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
+        return Runner(memory, workers, self.progress, preload)
+
+
+def open(url: str, **storage_options: str) -> Observation:  # noqa: A001 (the name users expect)
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    url : str
+        Local path or fsspec URL.
+    **storage_options : str
+        Credentials and endpoint.
+
+    Returns
+    -------
+    Observation
+
+    Raises
+    ------
+    InputError
+        If there is no finished store.
+    StoreError
+        If the store is newer than this software.
+    """
+    obs = Observation.at(url, storage_options)
+    obs.require()
+    return obs
+
+
+def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Observation:
+    """Bring exposures into a store; what is there already and unchanged is kept.
+
+    Parameters
+    ----------
+    inputs : str or sequence of str
+        One association, or FITS files, folders and patterns.
+    session : Session, optional
+        Where and how.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or bad, or the store holds another product.
+    """
+    from streamimg3.formats import ingest as door
+    from streamimg3.formats.association import read_inputs
+
+    session = session or Session()
+    association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
+    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
+    files = [(m.url, m.weight, m.dq, m.group_id, door.fingerprint(m.url, session.storage_options)) for m in association.science]
+    mark = digest(1, files)
+    root = _own(obs, session.force)
+    if root.get("ingested") and root.get("ingest") == mark:
+        session.progress.note(f"ingest: {len(files)} files unchanged, kept")
+        if obs.document(AssociationDocument) != (new := door.association_document(association)):
+            obs.commit(new)
+        return obs
+    if root.get("ingested") and not session.force and not _same_members(obs, [str(f[0]) for f in files]):
+        raise InputError(f"{obs.url} holds other exposures: give another --store, or --force ingest to replace them")
+    found = door.scan(association, session.storage_options)
+    tasks = [_ingest_task(found, n) for n in range(len(association.science))]
+    runner = session.runner("streamimg3.formats.ingest")
+    runner.check(tasks)
+    ledger = Ledger(obs.backend, "ingest", mark)
+    if "_created" not in ledger.done():
+        obs.backend.remove_tree("documents")
+        ledger.forget_others()
+        door.create(obs, association, found)
+        ledger.mark("_created")
+    work = partial(
+        _ingest_work, obs=obs, members=association.science, options=dict(session.storage_options),
+        records=tuple(tuple(f.record for f in found if f.member == n) for n in range(len(association.science))),
+    )  # fmt: skip
+    runner.fill(work, tasks, ledger)
+    door.commit(obs, len(found), mark)
+    return obs
+
+
+def _own(obs: Observation, force: bool) -> dict[str, Any]:
+    """Return the root attributes; refuse a folder that holds something else."""
+    root = obs.root()
+    if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
+        entries = set(os.listdir(obs.url))
+        if not entries <= {"receipts", "exposures", "documents", "ingest", "scratch"}:
+            raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
+    return root or {}
+
+
+def _same_members(obs: Observation, urls: list[str]) -> bool:
+    document = obs.document(AssociationDocument)
+    return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
+
+
+def _default_store(session: Session, product: str) -> str:
+    return f"{normalise(session.output_dir)}/{product}.zarr"
+
+
+def _ingest_task(found: Sequence[Any], number: int) -> Task:
+    from streamimg3.formats.ingest import band_memory
+
+    mine = [f.record for f in found if f.member == number]
+    need = max(band_memory(r.shape) for r in mine) + 48 * MIB
+    return Task(f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number)
+
+
+def _ingest_work(task: Task, *, obs: Observation, members: Any, records: Any, options: dict[str, str]) -> dict[str, float]:
+    import time
+
+    from streamimg3.formats.ingest import store_member
+
+    start = time.process_time()
+    number = task.item if isinstance(task.item, int) else task.item[0]
+    store_member(obs, members[number], records[number], options)
+    return {"ingest": time.process_time() - start}
+
+
+def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> image3.Params:
+    """Build and validate the parameters of a pipeline.
+
+    Raises
+    ------
+    InputError
+        If the pipeline, a step or a parameter is unknown, or a value is out of range.
+    """
+    from streamimg3.stages import resample
+
+    name = pipeline.removeprefix("calwebb_")
+    if name not in PIPELINES:
+        raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(PIPELINES)}")
+    steps, skipped = config.take_skips(settings, image3.STEPS)
+    made, notes = config.build(resample.Params, steps.get("resample", {}), "resample")
+    for step, values in steps.items():
+        if step != "resample" and values and step not in skipped:
+            raise InputError(f"parameters for {step}, which this version does not have: skip it by --set {step}.skip=true")
+    for note in notes:
+        progress.note(note)
+    return image3.Params(made, skipped)
+
+
+def plan(pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session) -> dict[str, list[Task]]:
+    """Return the tasks of every step; headers are ingested, no pixel is resampled."""
+    params = parameters(pipeline, settings, session.progress)
+    obs = _observation(inputs, session)
+    _read_output_wcs(obs, params, session)
+    return image3.plan(obs, params)
+
+
+def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
+    """Return a plan in numbers: tasks, workers, projected and smallest memory (bytes), pixels read and written.
+
+    Raises
+    ------
+    BudgetError
+        If the session's memory cannot hold the tasks.
+    """
+    granted = session.runner().check(tasks)
+    alone = share(None, 1, [replace(t, nbytes=t.least) for t in tasks])
+
+    def pixels(boxes: Any) -> int:
+        return sum((y1 - y0) * (x1 - x0) for t in tasks for _, (y0, x0, y1, x1) in boxes(t))
+
+    return {
+        "step": step, "tasks": len(tasks), "workers": granted.workers, "projected": granted.projected,
+        "smallest": alone.projected, "pixels_read": pixels(lambda t: t.reads), "pixels_written": pixels(lambda t: t.writes),
+    }  # fmt: skip
+
+
+def run(
+    pipeline: str, inputs: str | Sequence[str], *, until: str | None = None, session: Session | None = None, **steps: Any
+) -> Observation:
+    """Run a pipeline from files (or a store) to products.
+
+    Parameters
+    ----------
+    pipeline : str
+        ``image3`` (or ``calwebb_image3``).
+    inputs : str or sequence of str
+        An association, FITS files, folders, patterns, or a store that was ingested before.
+    until : str, optional
+        Last step to run.
+    session : Session, optional
+        Store, output folder, memory, workers.
+    **steps : dict
+        Parameters by step, for example ``resample={"pixfrac": 0.8}, tweakreg={"skip": True}``.
+
+    Returns
+    -------
+    Observation
+        The store with the results; products lie in the session's output folder.
+
+    Raises
+    ------
+    InputError
+        If an input or a parameter is bad.
+    BudgetError
+        If the memory cannot hold the work.
+    """
+    session = session or Session()
+    params = parameters(pipeline, config.as_settings(steps), session.progress)
+    if until is not None and until not in image3.STEPS:
+        raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
+    obs = _observation(inputs, session)
+    image3.check(obs, params)
+    _read_output_wcs(obs, params, session)
+    runner = session.runner("streamimg3.stages.resample")
+    statuses = image3.run(obs, params, runner, until)
+    if statuses.get("resample") == "COMPLETE":
+        export(obs, session, statuses)
+    return obs
+
+
+def _observation(inputs: str | Sequence[str], session: Session) -> Observation:
+    """Return the store that the inputs are, or the one they are ingested into."""
+    names = [inputs] if isinstance(inputs, str) else list(inputs)
+    if len(names) == 1 and not names[0].lower().endswith((".json", ".yaml", ".yml", ".fits", ".gz", ".fz")):
+        obs = Observation.at(names[0], session.storage_options)
+        if obs.root() is not None:
+            obs.require()
+            return obs
+    return ingest(names, session)
+
+
+def _read_output_wcs(obs: Observation, params: image3.Params, session: Session) -> None:
+    """Bring the user's output WCS into the store, where the step looks for it."""
+    if params.resample.output_wcs:
+        from streamimg3.formats.output_wcs import read_output_wcs
+
+        obs.commit(read_output_wcs(params.resample.output_wcs, session.storage_options))
+
+
+def export(obs: Observation, session: Session, statuses: Mapping[str, str] | None = None) -> list[str]:
+    """Write the FITS products of a store.
+
+    Returns
+    -------
+    list of str
+        Paths or URLs of what was written.
+
+    Raises
+    ------
+    InputError
+        If the store holds no finished mosaic.
+    """
+    from streamimg3.formats.i2d import export_i2d
+    from streamimg3.stages.resample import NAME
+
+    runner = session.runner()
+    written = []
+    for name in _mosaics(obs, NAME):
+        written.append(export_i2d(obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses))
+        session.progress.note(f"wrote {written[-1]}")
+    if not written:
+        raise InputError(f"{obs.url} holds no finished mosaic: run image3 first")
+    return written
+
+
+def _mosaics(obs: Observation, name: str) -> list[str]:
+    """Names of the documents that commit a mosaic."""
+    found = [key.removesuffix(".json") for key in obs.backend.keys("documents") if key.endswith(".json")]
+    return [n for n in found if n == name or n.startswith(f"{name}-")]

@@ -1,0 +1,193 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from streamimg3 import api, config
+from streamimg3.engine.budget import show_size
+from streamimg3.errors import InputError, StreamImgError
+from streamimg3.progress import Reporter
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__ and "Combine dithered images in bounded memory; results open in xarray.")
+
+Inputs = Annotated[list[str], typer.Argument(help="association JSON, FITS files, folders or patterns; paths or URLs")]
+Store = Annotated[str | None, typer.Option(help="where the store is kept (path or URL) [default: OUTPUT_DIR/<product>.zarr]")]
+OutputDir = Annotated[str, typer.Option(help="folder or URL of the products")]
+Memory = Annotated[str, typer.Option(help="memory for driver and workers together, e.g. 512MiB, 2GiB")]
+Workers = Annotated[int | None, typer.Option(help="worker processes; 1 = all in this process [default: one per processor]")]
+Config = Annotated[str | None, typer.Option(help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="step.parameter=value; may be repeated (also --steps.step.parameter=value)")]
+StorageOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")]
+LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event to this file")]
+Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
+
+
+def _settings(path: str | None, assignments: list[str] | None) -> config.Settings:
+    given: config.Settings = {}
+    for text in assignments or []:
+        step, name, value = config.parse_assignment(text)
+        given.setdefault(step, {})[name] = value
+    return config.merge(config.read_file(path) if path else {}, given)
+
+
+def _options(pairs: list[str] | None) -> dict[str, str]:
+    wrong = [p for p in pairs or [] if "=" not in p]
+    if wrong:
+        raise InputError(f"--storage-option {wrong[0]}: write it as KEY=VALUE")
+    return dict(p.split("=", 1) for p in pairs or [])
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="image3 (or calwebb_image3)")],
+    inputs: Inputs,
+    store: Store = None,
+    output_dir: OutputDir = ".",
+    memory: Memory = api.DEFAULT_MEMORY,
+    workers: Workers = None,
+    config_file: Annotated[str | None, typer.Option("--config", help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")] = None,
+    set_: Set = None,
+    until: Annotated[str | None, typer.Option(help="last step to run")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan; resample nothing")] = False,
+    storage_option: StorageOption = None,
+    log_json: LogJson = None,
+    force_ingest: Force = False,
+) -> None:
+    """Run a pipeline from files to products; run it again to resume."""
+    settings = _settings(config_file, set_)
+    with Reporter(log_json) as reporter:
+        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest)
+        if dry_run:
+            _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
+        else:
+            obs = api.run(pipeline, inputs, until=until, session=session, **settings)
+            reporter.note(f"store {obs.url}; open it with xarray.open_datatree({obs.url!r}, engine='zarr')")
+
+
+@app.command()
+def plan(
+    pipeline: Annotated[str, typer.Argument(help="image3 (or calwebb_image3)")],
+    inputs: Inputs,
+    store: Store = None,
+    output_dir: OutputDir = ".",
+    memory: Memory = api.DEFAULT_MEMORY,
+    workers: Workers = None,
+    config_file: Annotated[str | None, typer.Option("--config", help="parameter file")] = None,
+    set_: Set = None,
+    storage_option: StorageOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
+    with Reporter(None, quiet=as_json) as reporter:
+        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter)
+        _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json)
+
+
+def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool) -> None:
+    rows = [api.summary(step, tasks, session) for step, tasks in plans.items()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['step']}: {row['tasks']} tasks, {row['workers']} workers")
+        typer.echo(f"  memory   {show_size(row['projected'])} projected, smallest budget {show_size(row['smallest'])}")
+        typer.echo(f"  pixels   {row['pixels_read'] / 1e6:.1f} Mpix read, {row['pixels_written'] / 1e6:.1f} Mpix written")
+
+
+@app.command()
+def ingest(
+    inputs: Inputs,
+    store: Store = None,
+    output_dir: OutputDir = ".",
+    memory: Memory = api.DEFAULT_MEMORY,
+    workers: Workers = None,
+    storage_option: StorageOption = None,
+    log_json: LogJson = None,
+    force_ingest: Force = False,
+) -> None:
+    """Bring exposures into a store."""
+    with Reporter(log_json) as reporter:
+        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest)
+        obs = api.ingest(inputs, session)
+        reporter.note(f"store {obs.url}: {len(obs.records())} exposures")
+
+
+@app.command()
+def export(
+    store: Annotated[str, typer.Argument(help="path or URL of a store")],
+    output_dir: OutputDir = ".",
+    memory: Memory = api.DEFAULT_MEMORY,
+    storage_option: StorageOption = None,
+    log_json: LogJson = None,
+) -> None:
+    """Write the FITS products of a store."""
+    options = _options(storage_option)
+    with Reporter(log_json) as reporter:
+        api.export(api.open(store, **options), api.Session(store, output_dir, memory, 1, options, reporter))
+
+
+@app.command()
+def info(
+    store: Annotated[str, typer.Argument(help="path or URL of a store")],
+    storage_option: StorageOption = None,
+) -> None:
+    """Say what a store holds."""
+    from streamimg3.report.info import describe
+
+    typer.echo(describe(api.open(store, **_options(storage_option))))
+
+
+@app.command()
+def simulate(
+    outdir: Annotated[str, typer.Argument(help="folder for exposures, association and truth")],
+    preset: Annotated[str, typer.Option(help="a (4 x 512²), b (8 x 2048²) or c (24 x 2048²)")] = "a",
+    size: Annotated[int | None, typer.Option(help="side of an exposure in pixels")] = None,
+    dithers: Annotated[int | None, typer.Option(help="dithers per pointing")] = None,
+    pointings: Annotated[tuple[int, int] | None, typer.Option(help="rows and columns of pointings")] = None,
+    detectors: Annotated[int | None, typer.Option(help="detectors side by side")] = None,
+    instrument: Annotated[str | None, typer.Option(help="NIRCAM, MIRI or NIRISS")] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed")] = None,
+) -> None:
+    """Simulate a dithered JWST field: exposures with gWCS, cosmic rays, backgrounds; an association; the truth."""
+    from dataclasses import replace
+
+    from streamimg3.formats.simulate import presets
+    from streamimg3.formats.simulate import simulate as make
+
+    if preset not in presets:
+        raise InputError(f"--preset {preset}: the presets are {', '.join(presets)}")
+    chosen = {
+        "shape": (size, size) if size else None, "dithers": dithers, "mosaic": pointings, "detectors": detectors,
+        "instrument": instrument, "seed": seed,
+    }  # fmt: skip
+    field = replace(presets[preset], **{k: v for k, v in chosen.items() if v is not None})
+    typer.echo(str(make(outdir, field)))
+
+
+def _strun_style(arguments: list[str]) -> list[str]:
+    """Accept ``--steps.resample.pixel_scale=0.03`` as another way of writing ``--set resample.pixel_scale=0.03``."""
+    translated: list[str] = []
+    for text in arguments:
+        match = re.fullmatch(r"--steps\.([\w.]+=.*)", text, re.DOTALL)
+        translated += ["--set", match[1]] if match else [text]
+    return translated
+
+
+def main() -> None:
+    """Entry point; ends with 0, 1 (failure), 2 (bad input or usage) or 3 (budget impossible)."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        app(args=_strun_style(sys.argv[1:]))
+    except StreamImgError as error:
+        print(f"streamimg3: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("streamimg3: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

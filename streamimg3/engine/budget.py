@@ -1,0 +1,158 @@
+"""How a declared memory is shared out, and what is in use (Linux /proc; elsewhere this process's own peak)."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streamimg3.engine.task import Task
+from streamimg3.errors import BudgetError, InputError
+
+MIB = 2**20
+# Resident memory of idle processes, measured with numpy, zarr, numba and the compiled kernels loaded, rounded up
+WORKER = 190 * MIB
+SERVER = 150 * MIB  # the fork server that workers are copied from
+SLACK = 24 * MIB  # allocator and codec buffers that no array accounts for
+_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "kib": 2**10, "m": 10**6, "mb": 10**6, "mib": 2**20, "g": 10**9, "gb": 10**9, "gib": 2**30, "t": 10**12, "tb": 10**12, "tib": 2**40}
+
+
+def parse_size(text: str | int) -> int:
+    """Return a number of bytes from text such as ``1GiB`` or ``512 MB``.
+
+    Raises
+    ------
+    InputError
+        If the text is no size.
+
+    Examples
+    --------
+    >>> parse_size("512MiB")
+    536870912
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(text))
+    if not match or match[2].lower() not in _UNITS or float(match[1]) <= 0:
+        raise InputError(f"'{text}' is no amount of memory: write for example 512MiB, 2GiB or 4e9 as 4GB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def show_size(nbytes: float) -> str:
+    """Return bytes in MiB or GiB for people.
+
+    Examples
+    --------
+    >>> show_size(3 * 2**30)
+    '3.0 GiB'
+    """
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / MIB:.0f} MiB"
+
+
+def resident(pid: int | str = "self") -> int:
+    """Return the resident bytes of one process, 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        if pid == "self":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak if sys.platform == "darwin" else peak * 1024
+        return 0
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants (Linux)."""
+    found, queue = [], [pid]
+    while queue:
+        p = queue.pop()
+        found.append(p)
+        try:
+            for thread in os.listdir(f"/proc/{p}/task"):
+                with open(f"/proc/{p}/task/{thread}/children") as f:
+                    queue += [int(c) for c in f.read().split()]
+        except OSError:
+            continue
+    return found
+
+
+def resident_family() -> int:
+    """Return the resident bytes of this process and its descendants (pages shared between them count in each)."""
+    return resident() + sum(resident(p) for p in family(os.getpid())[1:])
+
+
+class Watch:
+    """Samples the resident memory of driver and workers while it is open."""
+
+    def __init__(self, interval: float = 0.05) -> None:
+        self.peak, self.now = 0, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(interval,), daemon=True)
+
+    def _run(self, interval: float) -> None:
+        while not self._stop.wait(interval):
+            self.sample()
+
+    def sample(self) -> None:
+        """Take one sample now."""
+        self.now = resident_family()
+        self.peak = max(self.peak, self.now)
+
+    def __enter__(self) -> Watch:
+        self.sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.sample()
+
+
+@dataclass(frozen=True)
+class Share:
+    """The outcome of sharing a budget: workers to use, bytes for each task, and the projected total."""
+
+    workers: int
+    each: int
+    projected: int
+
+
+def share(memory: int | None, workers: int, tasks: Sequence[Task]) -> Share:
+    """Share a budget between workers so that the largest task fits.
+
+    Parameters
+    ----------
+    memory : int or None
+        Declared bytes for driver and workers together; None = no bound.
+    workers : int
+        Most workers wanted; 1 = work in the driver's own process.
+    tasks : sequence of Task
+        What is to be done.
+
+    Raises
+    ------
+    BudgetError
+        If not even one worker can hold the largest task in its thinnest bands.
+    """
+    most, least = max(t.nbytes for t in tasks), max(t.least for t in tasks)
+    driver = resident() + SLACK
+    if memory is None:
+        return Share(workers, most, driver + _overhead(workers) + workers * most)
+    for n in range(min(workers, len(tasks)), 0, -1):
+        each = (memory - driver - _overhead(n)) // n
+        if each >= least:
+            each = min(each, most)
+            return Share(n, each, driver + _overhead(n) + n * each)
+    largest = max(tasks, key=lambda t: t.least)
+    raise BudgetError(
+        f"a memory of {show_size(memory)} cannot hold task {largest.key}, which needs {show_size(largest.least)} beside the"
+        f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {-(-(driver + least) // MIB)}MiB"
+    )
+
+
+def _overhead(workers: int) -> int:
+    """Resident bytes of idle helper processes."""
+    return 0 if workers == 1 else SERVER + workers * WORKER

@@ -1,0 +1,243 @@
+"""Runs tasks within a memory budget, in this process or in others, and survives the loss of a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from streamimg3.engine.budget import Share, Watch, share
+from streamimg3.engine.receipts import Ledger
+from streamimg3.engine.task import Task
+from streamimg3.errors import StreamImgError, TaskError
+
+T = TypeVar("T")
+Work = Callable[[Task], T]
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """What comes back from a task: its value and the processor seconds it took."""
+
+    key: str
+    value: T
+    cpu_s: float
+
+
+@dataclass
+class Outcome:
+    """What a stage took; filled while it runs."""
+
+    tasks_done: int = 0
+    tasks_kept: int = 0
+    retried: int = 0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss: int = 0
+    projected: int = 0
+    split: dict[str, float] = field(default_factory=dict)
+
+
+class Progress:
+    """What a stage tells about itself while it runs; this one is silent, the command line has one that talks."""
+
+    def start(self, stage: str, total: int, kept: int) -> None:
+        """A stage begins: ``kept`` of ``total`` tasks were done before."""
+
+    def advance(self, stage: str, key: str, rss: int) -> None:
+        """A task has finished; ``rss`` bytes are resident in driver and workers."""
+
+    def finish(self, stage: str, outcome: Outcome) -> None:
+        """The stage has ended."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line in the log."""
+
+
+def _timed(work: Work[T], task: Task) -> Done[T]:
+    start = time.process_time()
+    value = work(task)
+    return Done(task.key, value, time.process_time() - start)
+
+
+@dataclass
+class Runner:
+    """Memory, workers and executor of a run.
+
+    Parameters
+    ----------
+    memory : int or None
+        Budget in bytes for driver and workers together.
+    workers : int
+        Worker processes; 1 = everything in this process.
+    progress : Progress
+        Who is told.
+    preload : tuple of str
+        Modules that every worker needs; loaded once and shared.
+    executor : Executor or None
+        A ready executor (for example of a Dask cluster) instead of local processes.
+    """
+
+    memory: int | None = None
+    workers: int = 1
+    progress: Progress = field(default_factory=Progress)
+    preload: tuple[str, ...] = ()
+    executor: Executor | None = None
+
+    def check(self, tasks: Sequence[Task]) -> Share:
+        """Return how the budget is shared for these tasks.
+
+        Raises
+        ------
+        BudgetError
+            If the budget cannot hold them.
+        """
+        return share(self.memory, self.workers, tasks)
+
+    def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:
+        """Run independent tasks that write their own regions; those with a receipt are not run again.
+
+        Parameters
+        ----------
+        work : callable
+            Takes a task, writes its region, returns seconds by kind of work.
+        tasks : sequence of Task
+            What is to be done.
+        ledger : Ledger
+            Receipts; one is written when a task's region is complete.
+
+        Raises
+        ------
+        TaskError
+            If a task fails; what is finished stays finished.
+        """
+        finished = ledger.done()
+        todo = [t for t in tasks if t.key not in finished]
+        outcome = Outcome(tasks_kept=len(tasks) - len(todo))
+        with self._watched(ledger.stage, tasks, todo, outcome) as watch:
+            for done in self._run(work, todo, outcome):
+                ledger.mark(done.key)
+                outcome.tasks_done += 1
+                outcome.cpu_s += done.cpu_s if self._remote else 0.0
+                for kind, seconds in done.value.items():
+                    outcome.split[kind] = outcome.split.get(kind, 0.0) + seconds
+                self.progress.advance(ledger.stage, done.key, watch.now)
+        self.progress.finish(ledger.stage, outcome)
+        return outcome
+
+    def fold(self, work: Work[T], tasks: Sequence[Task], zero: T, stage: str = "fold") -> T:
+        """Run independent tasks and add up their values, in task order (so that floats give the same bits always)."""
+        outcome, values = Outcome(), {}
+        with self._watched(stage, tasks, list(tasks), outcome) as watch:
+            for done in self._run(work, list(tasks), outcome):
+                values[done.key] = done.value
+                self.progress.advance(stage, done.key, watch.now)
+        self.progress.finish(stage, outcome)
+        total: Any = zero
+        for task in tasks:
+            total = total + values[task.key]
+        result: T = total
+        return result
+
+    @property
+    def _remote(self) -> bool:
+        return self.workers > 1 or self.executor is not None
+
+    @contextmanager
+    def _watched(self, stage: str, tasks: Sequence[Task], todo: Sequence[Task], outcome: Outcome) -> Iterator[Watch]:
+        """Measure wall, processor time and memory around a stage."""
+        if todo:
+            outcome.projected = self.check(todo).projected
+        self.progress.start(stage, len(tasks), len(tasks) - len(todo))
+        wall, cpu = time.monotonic(), time.process_time()
+        with Watch() as watch:
+            try:
+                yield watch
+            finally:
+                outcome.wall_s += time.monotonic() - wall
+                outcome.cpu_s += time.process_time() - cpu
+        outcome.peak_rss = max(outcome.peak_rss, watch.peak)
+
+    def _run(self, work: Work[T], todo: list[Task], outcome: Outcome) -> Iterator[Done[T]]:
+        if not todo:
+            return
+        granted = self.check(todo)
+        tasks = [replace(t, limit=min(granted.each, t.nbytes)) for t in todo]
+        if self.executor is None and granted.workers == 1:
+            for task in tasks:
+                yield _guarded(work, task)
+        elif self.executor is not None:
+            yield from self._drain(self.executor, work, tasks, granted.workers)
+        else:
+            yield from self._run_pool(work, tasks, granted.workers, outcome)
+
+    def _run_pool(self, work: Work[T], tasks: list[Task], workers: int, outcome: Outcome) -> Iterator[Done[T]]:
+        """Run on local processes; a pool whose worker died is replaced and its unfinished tasks run again."""
+        left = {t.key: t for t in tasks}
+        losses = 0
+        while left:
+            pool = self._pool(min(workers, len(left)))
+            before = len(left)
+            try:
+                for done in self._drain(pool, work, list(left.values()), workers):
+                    del left[done.key]
+                    yield done
+            except BrokenProcessPool as error:
+                losses = losses + 1 if len(left) == before else 1
+                outcome.retried += 1
+                if losses > _TRIES:
+                    keys = ", ".join(list(left)[:workers])
+                    raise TaskError(f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)") from error
+                self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _pool(self, workers: int) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["streamimg3.engine.runner", *self.preload])
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_settle)
+
+    def _drain(self, pool: Executor, work: Work[T], tasks: list[Task], workers: int) -> Iterator[Done[T]]:
+        """Keep a few tasks in flight and yield results as they come."""
+        queue = iter(tasks)
+        flying: dict[Future[Done[T]], Task] = {}
+        try:
+            while True:
+                while len(flying) < 2 * workers and (task := next(queue, None)) is not None:
+                    flying[pool.submit(_guarded, work, task)] = task
+                if not flying:
+                    return
+                ready, _ = wait(flying, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    del flying[future]
+                    yield future.result()
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+def _guarded(work: Work[T], task: Task) -> Done[T]:
+    """Run a task; errors of ours pass, others are told with the task's key."""
+    try:
+        return _timed(work, task)
+    except StreamImgError:
+        raise
+    except MemoryError as error:
+        raise TaskError(f"task {task.key} ran out of memory: give a larger --memory or fewer --workers") from error
+    except Exception as error:
+        raise TaskError(f"task {task.key} failed: {type(error).__name__}: {error}") from error
+
+
+def _settle() -> None:
+    """Make a worker one-threaded and quiet: the driver alone answers to Ctrl-C."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

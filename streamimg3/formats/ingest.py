@@ -1,0 +1,200 @@
+"""Files into the store: headers first, then every plane once, in bands of whole shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamimg3.errors import InputError
+from streamimg3.formats.association import Association, Member
+from streamimg3.formats.local_copy import filesystem
+from streamimg3.formats.names import root_name
+from streamimg3.formats.sources import Plane, Source, open_sources
+from streamimg3.geometry import Box
+from streamimg3.sky import footprint
+from streamimg3.sky.wcs import Wcs
+from streamimg3.store import ExposureRecord, Observation
+from streamimg3.store.documents import AssociationDocument, MemberEntry, _revive
+from streamimg3.store.exposure import stack_path
+from streamimg3.store.layout import VARIANCES, chunking
+
+_NAN_PLANES = ("sci", "err", *VARIANCES)
+_RENAMED = {"instrume": "instrument"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the headers of one exposure say; its pixels have not been read."""
+
+    record: ExposureRecord
+    member: int
+    chip: int
+    primary_cards: str
+    sci_cards: str
+    wcs: bytes
+
+
+def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
+    """Read the headers of all science members.
+
+    Parameters
+    ----------
+    association : Association
+        What is to be combined.
+    options : mapping
+        Storage options of the members' URLs.
+
+    Raises
+    ------
+    InputError
+        If a file is unreadable, has no WCS, or the images' units differ.
+    """
+    found: list[Found] = []
+    rows: dict[tuple[int, int], int] = {}
+    for number, member in enumerate(association.science):
+        with open_sources(member, options) as sources:
+            for chip, source in enumerate(sources):
+                row = rows.get(source.shape, 0)
+                rows[source.shape] = row + 1
+                found.append(_found(source, len(found), row, (number, chip)))
+    _check_units(found)
+    return _unique_names(found)
+
+
+def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Found:
+    """Facts of one source under the store's names."""
+    names = {f.name for f in fields(ExposureRecord)}
+    facts = {_RENAMED.get(k, k): v for k, v in source.record.items()}
+    facts = {k: v for k, v in facts.items() if k in names and k not in ("group_id", "s_region")}
+    kind = "fits" if source.asdf is None else "gwcs"
+    text = source.asdf if source.asdf is not None else (source.wcs_cards or "").encode("ascii")
+    if source.asdf is None and source.wcs_tables:
+        text += Wcs.TABLES + source.wcs_tables
+    region = source.record.get("s_region") or footprint.outline(Wcs(kind, text, source.shape))  # type: ignore[arg-type]
+    if facts.get("vparity") is not None:
+        facts["vparity"] = int(facts["vparity"])  # type: ignore[arg-type]
+    record = ExposureRecord(
+        name=source.name, filename=source.filename, url=source.url, index=index, shape=source.shape, row=row,
+        group_id=str(source.record.get("group_id") or f"exposure{index + 1:04d}"), planes=tuple(p.name for p in source.planes),
+        wcs_kind=kind, is_jwst=source.is_jwst, s_region=str(region), notes=source.notes, **facts,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Found(record, where[0], where[1], source.primary_cards, source.sci_cards, text)
+
+
+def _check_units(found: Sequence[Found]) -> None:
+    units = {f.record.bunit: f.record.url for f in reversed(found)}
+    if len(units) > 1:
+        listed = "; ".join(f"{unit or 'no BUNIT'} in {url}" for unit, url in units.items())
+        raise InputError(f"the images have different units ({listed}): combine images of one BUNIT")
+
+
+def _unique_names(found: list[Found]) -> list[Found]:
+    """Number exposures whose file names are equal (same name in different folders)."""
+    seen: dict[str, int] = {}
+    unique = []
+    for item in found:
+        count = seen[item.record.name] = seen.get(item.record.name, 0) + 1
+        name = item.record.name if count == 1 else f"{item.record.name}-{count}"
+        unique.append(replace(item, record=replace(item.record, name=name)))
+    return unique
+
+
+def fingerprint(url: str, options: Mapping[str, str]) -> str:
+    """Return what tells one version of a file from another without reading it: size and time of change or tag."""
+    fs, path = filesystem(url, options)
+    info = fs.info(path)
+    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
+    return f"{info.get('size')}-{changed}"
+
+
+def create(obs: Observation, association: Association, found: Sequence[Found]) -> None:
+    """Create empty stacks and write everything that comes from headers."""
+    obs.write_root({"ingested": False})
+    obs.commit(association_document(association))
+    for shape in dict.fromkeys(f.record.shape for f in found):
+        members = [f for f in found if f.record.shape == shape]
+        planes = dict.fromkeys(p for f in members for p in f.record.planes)
+        obs.create_stack(shape, len(members), {p: members[0].record.bunit for p in (*planes, "nan")})
+        obs.create_table(shape, "cards_primary", [f.primary_cards.encode("ascii", "replace") for f in members])
+        obs.create_table(shape, "cards_sci", [f.sci_cards.encode("ascii", "replace") for f in members])
+        obs.create_table(shape, "wcs", [f.wcs for f in members])
+
+
+def association_document(association: Association) -> AssociationDocument:
+    members = tuple(MemberEntry(m.url, m.exptype, m.group_id, m.catalog) for m in association.members)
+    a = association
+    return AssociationDocument(a.product, members, a.asn_id, a.pool, a.table, a.program, a.target, a.asn_type)
+
+
+def band_memory(shape: tuple[int, int]) -> int:
+    """Return the bytes that ingesting an exposure of a shape takes: a band, its copies in the codec, the NaN mask."""
+    (_, _), (rows, width) = chunking(shape)
+    return rows * width * 4 * 3 + rows * width * 2
+
+
+def store_member(obs: Observation, member: Member, records: Sequence[ExposureRecord], options: Mapping[str, str]) -> None:
+    """Write the pixels of one file's exposures and leave their completed records as blobs.
+
+    Parameters
+    ----------
+    obs : Observation
+        A store made by :func:`create`.
+    member : Member
+        The file.
+    records : sequence of ExposureRecord
+        Its exposures in the file's order.
+    options : mapping
+        Storage options of the file's URL.
+    """
+    with open_sources(member, options) as sources:
+        for source, record in zip(sources, records, strict=True):
+            checksums = _store_planes(obs, source, record)
+            done = replace(record, checksums=checksums)
+            obs.backend.put(f"ingest/{record.index:06d}.json", json.dumps(asdict(done), allow_nan=False).encode())
+
+
+def _store_planes(obs: Observation, source: Source, record: ExposureRecord) -> dict[str, str]:
+    """Stream all planes in bands of whole shards; returns the SHA-256 of each."""
+    ny, nx = source.shape
+    rows = chunking(source.shape)[1][0]
+    hashes = {plane.name: hashlib.sha256() for plane in source.planes}
+    for y0 in range(0, ny, rows):
+        y1 = min(y0 + rows, ny)
+        box = Box(y0, 0, y1, nx)
+        nan = np.zeros((y1 - y0, nx), np.uint8)
+        for plane in source.planes:
+            band = _read_band(source, plane, y0, y1)
+            hashes[plane.name].update(np.ascontiguousarray(band).data)
+            if plane.name in _NAN_PLANES:
+                np.bitwise_or(nan, np.isnan(band), out=nan, casting="unsafe")
+            obs.write(f"{stack_path(source.shape)}/{plane.name}", (record.row,), box, band)
+        obs.write(f"{stack_path(source.shape)}/nan", (record.row,), box, nan)
+    return {name: h.hexdigest() for name, h in hashes.items()}
+
+
+def _read_band(source: Source, plane: Plane, y0: int, y1: int) -> NDArray[np.generic]:
+    try:
+        return plane.read(y0, y1)
+    except (OSError, EOFError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{source.url}: cannot read {plane.name} rows {y0}-{y1} ({line}): fetch the file again") from error
+
+
+def commit(obs: Observation, count: int, digest: str) -> None:
+    """Gather the records and mark the store as ingested."""
+    keys = [f"ingest/{i:06d}.json" for i in range(count)]
+    records = [_revive(ExposureRecord, json.loads(obs.backend.get(key) or b"null")) for key in keys]
+    obs.write_records(records)
+    obs.write_root({"ingested": True, "ingest": digest, "exposures": [r.name for r in records]})
+    obs.consolidate()
+    obs.backend.remove(keys)
+
+
+def product_root(record: ExposureRecord) -> str:
+    """Return the beginning of the names of an exposure's own products."""
+    return root_name(record.filename) if record.filename else record.name

@@ -1,0 +1,1 @@
+"""Numbers: arrays in, arrays out; nothing here knows a file, a store or a WCS."""

@@ -1,0 +1,1 @@
+"""Order: which steps run in which order, and nothing else."""

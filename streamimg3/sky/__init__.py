@@ -1,0 +1,1 @@
+"""Angles: WCS as data, footprints, the output frame and pixel maps."""

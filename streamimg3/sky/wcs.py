@@ -1,0 +1,192 @@
+"""A world coordinate system as a value: its text travels, the object behind it is built where it is needed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamimg3.errors import InputError
+
+if TYPE_CHECKING:
+    import gwcs
+
+F8 = NDArray[np.float64]
+Bounds = tuple[tuple[float, float], tuple[float, float]]
+
+
+class Projection(Protocol):
+    """What the object behind a WCS can do; positions are 0-based pixels and ICRS degrees."""
+
+    bounds: Bounds | None
+
+    def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
+        """Right ascension and declination in degrees; NaN outside the bounding box if ``bounded``."""
+
+    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """Rows and columns."""
+
+
+@dataclass(frozen=True)
+class Wcs:
+    """A gWCS (ASDF bytes) or a FITS WCS (header cards) for an array of ``shape`` (ny, nx).
+
+    Parameters
+    ----------
+    kind : {"gwcs", "fits"}
+        What ``text`` holds.
+    text : bytes
+        An ASDF file with the gWCS under ``meta.wcs`` or ``wcs``; or 80-character FITS cards, followed by the mark
+        ``TABLES`` and a FITS file with look-up tables where the WCS has those.
+    shape : tuple of int
+        Rows and columns of the image.
+    """
+
+    kind: Literal["gwcs", "fits"]
+    text: bytes
+    shape: tuple[int, int]
+
+    TABLES: ClassVar[bytes] = b"\0TABLES\0"
+
+    @property
+    def projection(self) -> Projection:
+        """The object that computes; built once per process and text."""
+        return _build(self.kind, self.text, self.shape)
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Bounding box ``((y_low, y_high), (x_low, x_high))`` in pixels, or None."""
+        return self.projection.bounds
+
+    def to_sky(self, y: F8, x: F8, bounded: bool = True) -> tuple[F8, F8]:
+        """Map pixels to the sky.
+
+        Parameters
+        ----------
+        y, x : ndarray of float64
+            0-based positions.
+        bounded : bool
+            Give NaN outside the bounding box.
+
+        Returns
+        -------
+        ra, dec : ndarray of float64
+            ICRS, degrees.
+        """
+        return self.projection.to_sky(y, x, bounded)
+
+    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """Map ICRS positions (degrees) to 0-based rows and columns, regardless of any bounding box."""
+        return self.projection.to_pixel(ra, dec)
+
+    def gwcs(self) -> gwcs.WCS:
+        """Return a copy of the gWCS itself.
+
+        Raises
+        ------
+        InputError
+            If this is a FITS WCS.
+        """
+        if self.kind != "gwcs":
+            raise InputError("this exposure has a FITS WCS, not a gWCS")
+        return _load_gwcs(self.text)
+
+
+@lru_cache(maxsize=8)
+def _build(kind: str, text: bytes, shape: tuple[int, int]) -> Projection:
+    return GwcsProjection(_load_gwcs(text)) if kind == "gwcs" else FitsProjection(text)
+
+
+def _load_gwcs(text: bytes) -> gwcs.WCS:
+    """Read the gWCS out of ASDF bytes, whatever arrays the rest of the tree refers to."""
+    import asdf
+
+    with asdf.open(io.BytesIO(text), lazy_load=True, ignore_unrecognized_tag=True) as tree:
+        found = tree["wcs"] if "wcs" in tree else tree["meta"]["wcs"]
+        if not hasattr(found, "forward_transform"):
+            raise InputError("the ASDF text holds no gWCS that this installation can read")
+        return found
+
+
+class GwcsProjection:
+    """A gWCS with rows before columns."""
+
+    def __init__(self, wcs: gwcs.WCS) -> None:
+        self.wcs = wcs
+        self._free = _without_bounds(wcs)
+        box = getattr(wcs, "bounding_box", None)
+        if box is None:
+            self.bounds: Bounds | None = None
+        else:
+            intervals = box.bounding_box(order="C")
+            (y0, y1), (x0, x1) = ((float(a), float(b)) for a, b in intervals)
+            self.bounds = ((y0, y1), (x0, x1))
+
+    def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
+        """See :class:`Projection`."""
+        ra, dec = (self.wcs if bounded else self._free).pixel_to_world_values(x, y)
+        return ra, dec
+
+    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """See :class:`Projection`."""
+        x, y = self._free.world_to_pixel_values(ra, dec)
+        return y, x
+
+
+def _without_bounds(wcs: gwcs.WCS) -> gwcs.WCS:
+    from copy import deepcopy
+
+    free = deepcopy(wcs)
+    free.bounding_box = None
+    return free
+
+
+class FitsProjection:
+    """A FITS WCS through astropy (distortions included), in ICRS whatever its own frame."""
+
+    bounds: Bounds | None = None
+
+    def __init__(self, text: bytes) -> None:
+        import warnings
+
+        from astropy.io import fits
+        from astropy.wcs import WCS, FITSFixedWarning
+        from astropy.wcs.utils import wcs_to_celestial_frame
+
+        cards, _, tables = text.partition(Wcs.TABLES)
+        header = fits.Header.fromstring(cards.decode("ascii"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
+            if tables:
+                with fits.open(io.BytesIO(tables)) as hdus:
+                    self.wcs = WCS(header, fobj=hdus).celestial
+            else:
+                self.wcs = WCS(header).celestial
+        frame = wcs_to_celestial_frame(self.wcs)
+        self._frame = None if frame.name == "icrs" else frame
+
+    def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
+        """See :class:`Projection`; a FITS WCS has no bounding box."""
+        lon, lat = self.wcs.all_pix2world(x, y, 0)
+        if self._frame is None:
+            return lon, lat
+        from astropy import units as u
+        from astropy.coordinates import SkyCoord
+
+        sky = SkyCoord(lon * u.deg, lat * u.deg, frame=self._frame).icrs
+        return sky.ra.deg, sky.dec.deg
+
+    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """See :class:`Projection`."""
+        if self._frame is not None:
+            from astropy import units as u
+            from astropy.coordinates import SkyCoord
+
+            sky = SkyCoord(ra * u.deg, dec * u.deg, frame="icrs").transform_to(self._frame)
+            ra, dec = sky.spherical.lon.deg, sky.spherical.lat.deg
+        x, y = self.wcs.all_world2pix(ra, dec, 0, tolerance=1e-9, maxiter=60, quiet=True)
+        return y, x

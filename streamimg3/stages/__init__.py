@@ -1,0 +1,1 @@
+"""Steps: one module each with ``Params``, ``plan``, ``work`` and ``run``; they meet only in the store."""

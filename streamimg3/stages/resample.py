@@ -1,0 +1,331 @@
+"""Drizzle the exposures onto the mosaic, tile by tile (spec image3 §7)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from streamimg3.engine import Outcome, Runner, Task
+from streamimg3.engine.receipts import Ledger, digest
+from streamimg3.errors import InputError
+from streamimg3.geometry import Box, Tile, TileGrid
+from streamimg3.kernels.drizzle import Kernel
+from streamimg3.sky import footprint
+from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, Reference, given_frame, linear_terms, mosaic_frame
+from streamimg3.sky.pixmap import Sampling
+from streamimg3.sky.wcs import Wcs
+from streamimg3.stages.layers import Setup, make_layers, make_map, noise_planes, read_setup
+from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
+from streamimg3.store import Exposure, Observation
+from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost
+from streamimg3.store.layout import TILE
+
+NAME = "resample"
+_CREATED = "_created"
+_CODE = 1  # raised when the numbers a given input leads to change
+KERNELS = ("square", "gaussian", "point", "turbo", "lanczos2", "lanczos3")
+WEIGHTS = ("ivm", "exptime", "weight_map", "none")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of the resample step: names, meaning and defaults of jwst 3.0.0 (spec §7.1) unless said otherwise.
+
+    Parameters
+    ----------
+    pixfrac : float
+        Drop size in input pixels, 0..1; at most 0.001 means the point kernel.
+    kernel : str
+        square, gaussian, point, turbo, lanczos2 or lanczos3; gaussian and lanczos do not conserve flux.
+    fillval : str
+        Value of pixels without weight: a number, NAN or INDEF (= NaN).
+    weight_type : str
+        ivm (inverse VAR_RNOISE; without it the weight map that came with the image, else 1), exptime, weight_map, none.
+    output_shape, crpix, crval : pair
+        Shape and reference pixel (0-based) in x, y order; reference position in degrees.
+    rotation : float
+        Position angle of +Y, degrees east of north; None = as exposure 0.
+    pixel_scale_ratio, pixel_scale : float
+        Output over input scale; scale in arcsec overrides it.
+    output_wcs : str
+        File with the output WCS: ASDF with a gWCS, or a FITS file or header text; overrides all of the above.
+    single : bool
+        One mosaic per exposure group instead of one of all.
+    blendheaders : bool
+        Merge the headers of all exposures and write HDRTAB.
+    enable_ctx, enable_err, report_var, propagate_dq : bool
+        Which planes are made: CON; ERR and variances; VAR planes in the product; DQ.
+    pixmap_stepsize : float or None
+        None (ours): coarse grid, bicubic, error measured and at most 1e-5 pixel; 1: exact; above 1: that spacing.
+    pixmap_order : int
+        1 or 3, degree of the spline for a stepsize above 1.
+    good_bits : str or None
+        Flags that do not exclude a pixel; None = all but DO_NOT_USE and NON_SCIENCE for JWST, no flag for others.
+    tile : int
+        Side of a mosaic tile (a store shard) in pixels.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range.
+    """
+
+    pixfrac: float = 1.0
+    kernel: str = "square"
+    fillval: str = "NAN"
+    weight_type: str = "ivm"
+    output_shape: tuple[int, int] | None = None
+    crpix: tuple[float, float] | None = None
+    crval: tuple[float, float] | None = None
+    rotation: float | None = None
+    pixel_scale_ratio: float = 1.0
+    pixel_scale: float | None = None
+    output_wcs: str = ""
+    single: bool = False
+    blendheaders: bool = True
+    enable_ctx: bool = True
+    enable_err: bool = True
+    report_var: bool = True
+    propagate_dq: bool = False
+    pixmap_stepsize: float | None = None
+    pixmap_order: int = 1
+    good_bits: str | None = None
+    tile: int = TILE
+
+    def __post_init__(self) -> None:
+        checks = [
+            (0.0 <= self.pixfrac <= 1.0, "pixfrac", "a number from 0 to 1"),
+            (self.kernel in KERNELS, "kernel", "one of " + ", ".join(KERNELS)),
+            (self.weight_type in WEIGHTS, "weight_type", "one of " + ", ".join(WEIGHTS)),
+            (self.pixmap_order in (1, 3), "pixmap_order", "1 or 3"),
+            (self.pixmap_stepsize is None or self.pixmap_stepsize >= 1, "pixmap_stepsize", "at least 1"),
+            (self.pixel_scale_ratio > 0, "pixel_scale_ratio", "positive"),
+            (self.pixel_scale is None or self.pixel_scale > 0, "pixel_scale", "positive, in arcsec"),
+            (self.output_shape is None or min(self.output_shape) >= 1, "output_shape", "two positive integers, x then y"),
+            (self.tile >= 16, "tile", "at least 16 pixels"),
+            (self.fill is not None, "fillval", "a number, NAN or INDEF"),
+        ]
+        for good, name, wanted in checks:
+            if not good:
+                raise InputError(f"resample.{name} = {getattr(self, name)!r}: it must be {wanted}")
+
+    @property
+    def fill(self) -> float | None:
+        """The fill value as a number; None if the text is no number."""
+        text = self.fillval.strip().upper()
+        if text in ("NAN", "INDEF", ""):
+            return math.nan
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How pixel maps are made."""
+        return Sampling(self.pixmap_stepsize, self.pixmap_order)
+
+    @property
+    def frame_options(self) -> FrameOptions:
+        """What is asked of the output frame."""
+        return FrameOptions(
+            self.output_shape, self.crpix, self.crval, self.rotation, self.pixel_scale, self.pixel_scale_ratio
+        )
+
+
+def output_frame(obs: Observation, params: Params) -> MosaicFrame:
+    """Return the frame of the mosaic: the user's own WCS if given, else from the exposures (spec §7.2)."""
+    first = obs.exposures()[0]
+    if params.output_wcs:
+        given = obs.document(OutputWcsDocument)
+        if given is None:
+            raise InputError(f"{params.output_wcs}: the output WCS was not read into the store: give it on the command line")
+        shape = (params.output_shape[1], params.output_shape[0]) if params.output_shape else given.shape
+        wcs = Wcs("gwcs", given.text.encode("latin-1"), shape)
+        return given_frame(wcs, given.pixel_scale, first.record.pixar_sr, first.wcs)
+    regions = [e.record.s_region for e in obs.exposures()]
+    return mosaic_frame(regions, reference(first), params.frame_options)
+
+
+def reference(exposure: Exposure) -> Reference:
+    """Return an exposure as the one that lends scale and orientation."""
+    r = exposure.record
+    if r.ra_ref is None or r.dec_ref is None or r.roll_ref is None or r.v3yangle is None or r.vparity is None:
+        return Reference.measured(exposure.wcs)
+    return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
+
+
+def prepare(obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None) -> tuple[Setup, MosaicFrame]:
+    """Work out frame, layers and planes of a mosaic; reads metadata only."""
+    chosen = obs.exposures() if exposures is None else tuple(exposures)
+    frame = output_frame(obs, params)
+    text = frame.wcs.text.decode("latin-1")
+    layers = make_layers(obs, chosen, params.weight_type, params.good_bits)
+    noise = noise_planes(chosen) if params.enable_err and not params.single else ()
+    drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
+    planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
+    planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
+    maps = "scratch/maps/" + digest(_CODE, text, params.pixmap_stepsize, params.pixmap_order, [e.record.checksums for e in chosen])
+    options = {k: v for k, v in dataclasses.asdict(params).items() if k not in ("blendheaders", "output_wcs")}
+    mark = digest(_CODE, path, text, options, [e.record.checksums for e in chosen], [dataclasses.asdict(la) for la in layers])
+    fill = params.fill
+    setup = Setup(
+        mark, path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio, frame.measured,
+        None if fill is None or math.isnan(fill) else fill, drizzle_err, params.weight_type == "exptime", maps, text, layers,
+    )  # fmt: skip
+    return setup, frame
+
+
+def plan(obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None) -> list[Task]:
+    """Return the tasks, one per mosaic tile that any exposure touches (pixel maps are made if they are not kept yet).
+
+    Parameters
+    ----------
+    obs : Observation
+        A store whose ingest has finished.
+    params : Params
+        The step's parameters.
+    path : str
+        Group of the mosaic's planes.
+    exposures : sequence of Exposure, optional
+        Some of the exposures; default all.
+    """
+    setup, frame = prepare(obs, params, path, exposures)
+    tasks, _ = _tasks(obs, setup, frame, params)
+    return tasks
+
+
+def _tasks(obs: Observation, setup: Setup, frame: MosaicFrame, params: Params) -> tuple[list[Task], list[float | None]]:
+    """Tasks in row-major order of tiles, and the measured error of every pixel map."""
+    everything = obs.exposures()
+    grid = TileGrid(setup.shape, setup.tile)
+    reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
+    windows: dict[tuple[int, int], dict[int, Box]] = {}
+    errors: list[float | None] = []
+    for layer in setup.layers:
+        found = make_map(obs, setup.maps, everything[layer.exposure], frame, params.sampling)
+        errors.append(None if math.isnan(found.error) else found.error)
+        for tile in grid.touching(found.around(reach)):
+            cells = found.touching(tile.box, reach)
+            if cells:
+                windows.setdefault((tile.row, tile.col), {})[layer.bit] = functools.reduce(Box.union, cells)
+    return [_task(setup, grid.tile(*key), windows[key]) for key in sorted(windows)], errors
+
+
+def _task(setup: Setup, tile: Tile, windows: dict[int, Box]) -> Task:
+    most, least = task_memory(setup, list(windows.values()))
+    reads = tuple((f"{setup.layers[b].path}[{setup.layers[b].row}]", box.as_tuple()) for b, box in windows.items())
+    writes = tuple((f"{setup.path}/{plane}", tile.box.as_tuple()) for plane in setup.planes)
+    return Task(tile.key, most, least, reads, writes, (tile.row, tile.col, *windows))
+
+
+def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
+    """Make one tile and write all its planes.
+
+    Parameters
+    ----------
+    task : Task
+        Its ``item`` is the tile's row and column and the layers that touch it.
+    obs : Observation
+        The store.
+    mark : str
+        Digest under which the set-up is kept.
+
+    Returns
+    -------
+    dict
+        Processor seconds by kind of work.
+    """
+    setup = read_setup(obs, mark)
+    row, col, *bits = task.item if isinstance(task.item, tuple) else (task.item, 0)
+    tile = TileGrid(setup.shape, setup.tile).tile(row, col)
+    return drizzle_tile(obs, setup, [setup.layers[b] for b in bits], tile.box, task.limit)
+
+
+def run(obs: Observation, params: Params, runner: Runner) -> ResampleDocument:
+    """Make the mosaic (or one per group with ``single``) unless the store already holds it.
+
+    Raises
+    ------
+    InputError
+        If parameters and exposures do not fit each other.
+    BudgetError
+        If the memory cannot hold the work; nothing has been read by then.
+    """
+    if not params.single:
+        return _run_one(obs, params, runner, "mosaic", obs.exposures())
+    groups: dict[str, list[Exposure]] = {}
+    for exposure in obs.exposures():
+        groups.setdefault(exposure.record.group_id, []).append(exposure)
+    made = [_run_one(obs, params, runner, f"single/{members[0].record.name}", members) for members in groups.values()]
+    return made[0]
+
+
+def document_name(path: str) -> str:
+    """Return the name of the document that commits the mosaic under a path.
+
+    Examples
+    --------
+    >>> document_name("mosaic"), document_name("single/jw01_nrcb1")
+    ('resample', 'resample-jw01_nrcb1')
+    """
+    return NAME if path == "mosaic" else f"{NAME}-{path.rsplit('/', 1)[1]}"
+
+
+def _run_one(obs: Observation, params: Params, runner: Runner, path: str, exposures: Sequence[Exposure]) -> ResampleDocument:
+    setup, frame = prepare(obs, params, path, exposures)
+    name = document_name(path)
+    kept = obs.document(ResampleDocument, name)
+    if kept is not None and kept.digest == setup.digest:
+        runner.progress.note(f"{name}: unchanged, kept")
+        return kept
+    tasks, errors = _tasks(obs, setup, frame, params)
+    if not tasks:
+        raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
+    runner.check(tasks)
+    ledger = Ledger(obs.backend, name, setup.digest)
+    if _CREATED not in ledger.done():
+        obs.retract(name)
+        ledger.forget_others()
+        _create(obs, setup, exposures[0].record.bunit)
+        ledger.mark(_CREATED)
+    outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
+    document = _document(setup, frame, params, exposures, errors, _cost(outcome))
+    obs.write_group(path, {"wcs": linear_terms(frame.wcs), "shape": list(setup.shape)})
+    obs.commit(document, name)
+    obs.backend.remove_tree(f"scratch/{setup.digest}")
+    obs.consolidate()
+    return document
+
+
+def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
+    """Create the empty planes and the set-up that the workers read."""
+    for parent in {setup.path.split("/")[0], setup.path}:
+        obs.write_group(parent, {})
+    for plane in setup.planes:
+        lead = (-(-len(setup.layers) // 32),) if plane == "con" else ()
+        fill = setup.fill if plane == "sci" else None
+        obs.create_image(f"{setup.path}/{plane}", (*lead, *setup.shape), setup.tile, bunit, fill)
+    setup.write(obs)
+
+
+def _cost(outcome: Outcome) -> StageCost:
+    return StageCost(
+        outcome.wall_s, outcome.cpu_s, outcome.peak_rss, outcome.tasks_done, outcome.tasks_kept, dict(outcome.split)
+    )
+
+
+def _document(
+    setup: Setup, frame: MosaicFrame, params: Params, exposures: Sequence[Exposure], errors: list[float | None], cost: StageCost
+) -> ResampleDocument:
+    region = footprint.union([e.record.s_region for e in exposures], frame.wcs)
+    notes = [] if setup.noise or not params.enable_err else ["no exposure has ERR or variances: the mosaic has no ERR"]
+    return ResampleDocument(
+        digest=setup.digest, parameters=dataclasses.asdict(params), planes=setup.planes, shape=setup.shape, tile=setup.tile,
+        wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale, pixel_scale_ratio=frame.ratio, path=setup.path,
+        s_region=region, exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=tuple(notes), cost=cost,
+    )  # fmt: skip

@@ -1,0 +1,79 @@
+"""Names, shapes and attributes of what is in a store (DESIGN: the store)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SCHEMA = "streamimg3/store"
+VERSION = 1
+
+CHUNK = 256
+SHARD_BYTES = 16 * 2**20
+TILE = 1024
+
+# JWST's flags; exposures of other observatories keep their own numbers and say so in their record
+FLAGS = {
+    "DO_NOT_USE": 1, "SATURATED": 2, "JUMP_DET": 4, "DROPOUT": 8, "OUTLIER": 16, "PERSISTENCE": 32, "AD_FLOOR": 64,
+    "CHARGELOSS": 128, "UNRELIABLE_ERROR": 256, "NON_SCIENCE": 512, "DEAD": 1024, "HOT": 2048, "WARM": 4096,
+    "LOW_QE": 8192, "RC": 16384, "TELEGRAPH": 32768, "NONLINEAR": 65536, "BAD_REF_PIXEL": 131072, "NO_FLAT_FIELD": 262144,
+    "NO_GAIN_VALUE": 524288, "NO_LIN_CORR": 1048576, "NO_SAT_CHECK": 2097152, "UNRELIABLE_BIAS": 4194304,
+    "UNRELIABLE_DARK": 8388608, "UNRELIABLE_SLOPE": 16777216, "UNRELIABLE_FLAT": 33554432, "OPEN": 67108864,
+    "ADJ_OPEN": 134217728, "FLUX_ESTIMATED": 268435456, "MSA_FAILED_OPEN": 536870912, "OTHER_BAD_PIXEL": 1073741824,
+    "REFERENCE_PIXEL": 2147483648,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlaneKind:
+    """What a plane of pixels is: data type, empty value, meaning and the power of the image's unit it has."""
+
+    dtype: str
+    fill: float
+    long_name: str
+    power: int = 0
+
+
+PLANES = {
+    "sci": PlaneKind("float32", math.nan, "science image", 1),
+    "err": PlaneKind("float32", math.nan, "standard error of sci", 1),
+    "dq": PlaneKind("uint32", 0, "data quality flags"),
+    "var_poisson": PlaneKind("float32", math.nan, "variance due to Poisson noise", 2),
+    "var_rnoise": PlaneKind("float32", math.nan, "variance due to read noise", 2),
+    "var_flat": PlaneKind("float32", math.nan, "variance due to the flat field", 2),
+    "area": PlaneKind("float32", 1, "pixel area relative to the nominal one"),
+    "weight": PlaneKind("float32", 0, "weight map supplied with the image"),
+    "nan": PlaneKind("uint8", 0, "1 where any of sci, err and the variances is NaN"),
+    "wht": PlaneKind("float32", 0, "sum of the weights of the contributing pixels"),
+    "con": PlaneKind("int32", 0, "context: bit k of plane p is set where exposure 32 p + k contributes"),
+    "ncontrib": PlaneKind("uint16", 0, "number of contributing exposures"),
+}
+
+VARIANCES = ("var_rnoise", "var_flat", "var_poisson")  # in the order in which they are summed
+
+
+def unit_of(plane: str, bunit: str | None) -> str:
+    """Return the CF unit of a plane of an image in ``bunit``."""
+    power = PLANES[plane].power
+    unit = bunit or "1"
+    return "1" if not power else unit if power == 1 else f"({unit})^{power}"
+
+
+def flag_attrs() -> dict[str, list[int] | list[str]]:
+    """Return the CF attributes that name the flags."""
+    return {"flag_masks": list(FLAGS.values()), "flag_meanings": list(FLAGS)}
+
+
+def chunking(shape: tuple[int, int], itemsize: int = 4) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return inner chunk and shard of one plane of an exposure: full-width shards of at most 16 MiB where possible.
+
+    Examples
+    --------
+    >>> chunking((2048, 2048))
+    ((256, 256), (2048, 2048))
+    """
+    ny, nx = shape
+    cy, cx = min(CHUNK, ny), min(CHUNK, nx)
+    width = -(-nx // cx) * cx
+    rows = max(1, min(-(-ny // cy), SHARD_BYTES // (width * cy * itemsize)))
+    return (cy, cx), (rows * cy, width)

@@ -1,0 +1,241 @@
+"""The Zarr group of one product: a URL and options, nothing more, so that it travels to any worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamimg3.errors import InputError, StoreError
+from streamimg3.geometry import Box
+from streamimg3.store import layout
+from streamimg3.store.backend import Backend, Options, freeze, normalise
+from streamimg3.store.documents import Document, check_schema
+from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
+from streamimg3.store.documents import _revive as revive
+
+D = TypeVar("D", bound=Document)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A store: exposures, documents, mosaic and receipts under one URL.
+
+    Parameters
+    ----------
+    url : str
+        Local path or any fsspec URL.
+    options : tuple of (str, str)
+        Storage options (credentials, endpoint).
+
+    Examples
+    --------
+    >>> Observation("memory://example").url
+    'memory://example'
+    """
+
+    url: str
+    options: Options = ()
+
+    @classmethod
+    def at(cls, url: str, options: Mapping[str, str] | None = None) -> Observation:
+        """Return the observation at a URL; nothing is read."""
+        return cls(normalise(url), freeze(dict(options or {})))
+
+    @property
+    def backend(self) -> Backend:
+        """The bytes."""
+        return Backend(self.url, self.options)
+
+    # ---------------------------------------------------------------- whole store
+    def root(self) -> dict[str, Any] | None:
+        """Return the attributes of the root group, or None where there is no store.
+
+        Raises
+        ------
+        StoreError
+            If the store is of another kind or newer than this software.
+        """
+        found = self.backend.get("zarr.json")
+        if found is None:
+            return None
+        try:
+            attrs: dict[str, Any] = json.loads(found).get("attributes", {})
+        except ValueError as error:
+            raise StoreError(f"{self.url}/zarr.json is damaged ({error}): remove the store and ingest again") from error
+        check_schema(str(attrs.get("schema")), int(attrs.get("version", 0)), (layout.SCHEMA, layout.VERSION), self.url)
+        return attrs
+
+    def require(self) -> dict[str, Any]:
+        """Return the root attributes of a store whose ingest has finished.
+
+        Raises
+        ------
+        InputError
+            If there is no store at the URL, or its ingest was not finished.
+        """
+        root = self.root()
+        if root is None or not root.get("ingested"):
+            raise InputError(f"{self.url} holds no finished store: run 'streamimg3 ingest' or check the path")
+        return root
+
+    def write_root(self, attrs: Mapping[str, Any]) -> None:
+        """Write the root group with its schema, version and further attributes."""
+        self.write_group("", {"schema": layout.SCHEMA, "version": layout.VERSION} | dict(attrs))
+
+    def write_group(self, path: str, attrs: Mapping[str, Any]) -> None:
+        """Write a group node."""
+        node = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
+        self.backend.put(f"{path}/zarr.json".lstrip("/"), json.dumps(node).encode())
+
+    def consolidate(self) -> None:
+        """Gather all array metadata in the root, so that a reader needs one request."""
+        import warnings
+
+        import zarr
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Zarr remarks that consolidated metadata are not in the v3 core
+            zarr.consolidate_metadata(self.backend.zarr)
+
+    # ---------------------------------------------------------------- exposures
+    def records(self) -> tuple[ExposureRecord, ...]:
+        """Return the facts of all exposures in member order."""
+        self.require()
+        data = self.backend.get("exposures/index.json")
+        if data is None:
+            raise StoreError(f"{self.url}/exposures/index.json is missing: ingest again")
+        return tuple(revive(ExposureRecord, r) for r in json.loads(data))
+
+    def exposures(self) -> tuple[Exposure, ...]:
+        """Return all exposures in member order."""
+        return tuple(Exposure(self, r) for r in self.records())
+
+    def write_records(self, records: Sequence[ExposureRecord]) -> None:
+        """Write the facts of all exposures."""
+        self.backend.put("exposures/index.json", json.dumps([asdict(r) for r in records], allow_nan=False).encode())
+
+    def create_stack(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
+        """Create the empty stacks for ``count`` exposures of a shape; ``planes`` maps plane names to their image unit."""
+        import zarr
+
+        path = stack_path(shape)
+        self.write_group("exposures", {})
+        self.write_group(path, {"shape": list(shape)})
+        for plane, bunit in planes.items():
+            kind = layout.PLANES[plane]
+            chunk, shard = layout.chunking(shape, np.dtype(kind.dtype).itemsize)
+            attrs: dict[str, Any] = {"units": layout.unit_of(plane, bunit), "long_name": kind.long_name}
+            zarr.create_array(
+                self.backend.zarr, name=f"{path}/{plane}", shape=(count, *shape), dtype=kind.dtype, fill_value=kind.fill,
+                chunks=(1, *chunk), shards=(1, *shard), compressors=_codec(kind.dtype), overwrite=True,
+                dimension_names=("exposure", "y", "x"), attributes=attrs | (layout.flag_attrs() if plane == "dq" else {}),
+            )  # fmt: skip
+
+    def create_table(self, shape: tuple[int, int], name: str, rows: Sequence[bytes]) -> None:
+        """Write one byte string per exposure as a row of a uint8 array (short rows end in zeros)."""
+        import zarr
+
+        width = max(1, *(len(r) for r in rows))
+        table = np.zeros((len(rows), width), np.uint8)
+        for i, row in enumerate(rows):
+            table[i, : len(row)] = np.frombuffer(row, np.uint8)
+        array = zarr.create_array(
+            self.backend.zarr, name=f"{stack_path(shape)}/{name}", shape=table.shape, dtype="uint8", fill_value=0,
+            chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True,
+            attributes={"lengths": [len(r) for r in rows], "encoding": "utf-8"},
+        )  # fmt: skip
+        array[:] = table
+
+    def row_bytes(self, path: str, row: int) -> bytes:
+        """Return one row of a table as it was written."""
+        array = _array(self.url, self.options, path)
+        lengths: list[int] = array.attrs["lengths"]  # type: ignore[assignment]
+        data: bytes = np.asarray(array[row, : lengths[row]]).tobytes()
+        return data
+
+    # ---------------------------------------------------------------- arrays
+    def array(self, path: str):  # type: ignore[no-untyped-def]
+        """Return a Zarr array of the store, opened once per process."""
+        return _array(self.url, self.options, path)
+
+    def window(self, path: str, lead: tuple[int, ...], box: Box) -> NDArray[np.generic]:
+        """Read a box of a plane of an array."""
+        try:
+            return np.asarray(self.array(path)[(*lead, *box.slices)])
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"cannot read {self.url}/{path} {lead} {box.as_tuple()}: {error}") from error
+
+    def write(self, path: str, lead: tuple[int, ...], box: Box, values: NDArray[np.generic]) -> None:
+        """Write a box of a plane; the box must be whole shards (or reach the array's rim).
+
+        Raises
+        ------
+        StoreError
+            If the bytes cannot be written (full disk, no permission).
+        """
+        try:
+            self.array(path)[(*lead, *box.slices)] = values
+        except OSError as error:
+            raise StoreError(f"cannot write {self.url}/{path}: {error.strerror or error}") from error
+
+    def create_image(
+        self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None
+    ) -> None:
+        """Create an empty mosaic plane; its shards are the tiles, ``fill`` replaces the plane's usual empty value."""
+        import zarr
+
+        name = path.rsplit("/", 1)[1]
+        kind = layout.PLANES[name]
+        chunk = _inner_chunk(tile)
+        dims = ("y", "x") if len(shape) == 2 else ("plane", "y", "x")
+        lead = (1,) * (len(shape) - 2)
+        attrs: dict[str, Any] = {"units": layout.unit_of(name, bunit), "long_name": kind.long_name}
+        zarr.create_array(
+            self.backend.zarr, name=path, shape=shape, dtype=kind.dtype, overwrite=True,
+            fill_value=kind.fill if fill is None else fill, chunks=(*lead, chunk, chunk), shards=(*lead, tile, tile), compressors=_codec(kind.dtype),
+            dimension_names=dims, attributes=attrs | (layout.flag_attrs() if name == "dq" else {}),
+        )  # fmt: skip
+        _array.cache_clear()
+
+    # ---------------------------------------------------------------- documents
+    def document(self, kind: type[D], name: str | None = None) -> D | None:
+        """Return a document, or None where the stage has not finished."""
+        key = f"documents/{name or kind.kind}.json"
+        data = self.backend.get(key)
+        return None if data is None else kind.from_json(data, f"{self.url}/{key}")
+
+    def commit(self, document: Document, name: str | None = None) -> None:
+        """Write a document; only now does the stage's result exist."""
+        self.backend.put(f"documents/{name or document.kind}.json", document.to_json())
+
+    def retract(self, name: str) -> None:
+        """Remove a document before its arrays change."""
+        self.backend.remove([f"documents/{name}.json"])
+
+
+def _codec(dtype: str):  # type: ignore[no-untyped-def]
+    from zarr.codecs import BloscCodec
+
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize)
+
+
+def _inner_chunk(tile: int) -> int:
+    """Largest divisor of the tile that is at most 512 (shards hold whole chunks)."""
+    return max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
+
+
+@lru_cache(maxsize=256)
+def _array(url: str, options: Options, path: str):  # type: ignore[no-untyped-def]
+    import zarr
+    from zarr.errors import NodeNotFoundError
+
+    try:
+        return zarr.open_array(Backend(url, options).zarr, path=path, mode="r+")
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        raise StoreError(f"{url} has no array {path}") from error
