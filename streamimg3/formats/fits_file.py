@@ -20,6 +20,7 @@ from streamimg3.formats.sources import Fact, Plane
 
 _BLOCK = 2880
 _CARD = 80
+_BITPIX = (8, 16, 32, 64, -32, -64)
 
 Pixels = NDArray[np.float32] | NDArray[np.uint32]
 
@@ -291,6 +292,8 @@ def _layout(header: fits.Header) -> tuple[tuple[int, ...], int]:
     if not axes or 0 in axes:
         return (), 0
     groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+    if min(*axes, groups, heap) < 0 or int(header["BITPIX"]) not in _BITPIX:
+        raise ValueError(f"BITPIX {header['BITPIX']}, axes {axes}, GCOUNT {groups}, PCOUNT {heap}")
     return tuple(reversed(axes)), abs(int(header["BITPIX"])) // 8 * groups * (heap + math.prod(axes))
 
 

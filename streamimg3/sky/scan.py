@@ -147,6 +147,8 @@ def _edges(vertices: list[F8], side: int) -> list[Edge]:
     found = []
     for p, q in zip(vertices[:-1], vertices[1:], strict=True):
         rise = q[1] - p[1]
+        if rise == 0.0:  # the search has put two vertices on one spot
+            continue
         slope = (q[0] - p[0]) / rise
         at_zero = (p[0] * q[1] - p[1] * q[0]) / rise
         found.append((slope, at_zero - math.copysign(0.5 + 0.5 * abs(slope), side), float(q[1])))
