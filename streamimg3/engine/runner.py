@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.budget import Share, Watch, share
+from streamimg3.engine.budget import Share, Watch, share, steady_allocator
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import StreamImgError, TaskError
@@ -90,6 +90,9 @@ class Runner:
     progress: Progress = field(default_factory=Progress)
     preload: tuple[str, ...] = ()
     executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        steady_allocator()
 
     def check(self, tasks: Sequence[Task]) -> Share:
         """Return how the budget is shared for these tasks.
@@ -236,8 +239,10 @@ def _guarded(work: Work[T], task: Task) -> Done[T]:
 
 
 def _settle() -> None:
-    """Make a worker one-threaded and quiet: the driver alone answers to Ctrl-C."""
+    """Make a worker one-threaded, steady in memory and quiet: the driver alone answers to Ctrl-C."""
     import signal
+
+    steady_allocator()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from streamimg3.formats.sources import Fact, Plane
 
 _BLOCK = 2880
 _CARD = 80
+_ILLEGAL = re.compile(rb"[^ -~]")
 _BITPIX = (8, 16, 32, 64, -32, -64)
 
 Pixels = NDArray[np.float32] | NDArray[np.uint32]
@@ -116,11 +118,11 @@ class FitsFile:
         return Plane(name, "uint32", _bands(image, label, _as_flags if flags == "verbatim" else _as_do_not_use))
 
     def _image(self, hdu: Hdu) -> fits.ImageHDU:
-        with quietly():  # odd cards and missing padding were judged when the file was opened
-            try:
-                return self.opened[hdu.index]
-            except (OSError, ValueError, KeyError, IndexError, fits.VerifyError) as exc:
-                raise InputError(f"{self.url}: HDU {hdu.index} is not a readable image ({one_line(exc)})") from exc
+        with quietly(), _damage(f"{self.url}: HDU {hdu.index} is not a readable image"):
+            image = self.opened[hdu.index]
+            if image.shape != hdu.shape:
+                raise ValueError(f"shape {image.shape} instead of {hdu.shape}")
+            return image
 
 
 @contextmanager
@@ -142,11 +144,13 @@ def open_fits(url: str, options: Mapping[str, str]) -> Iterator[FitsFile]:
     with open_seekable(url, options) as stream:
         hdus, notes = _scan(stream, url)
         stream.seek(0)
-        with quietly():
+        with quietly(), _damage(f"{url}: cannot be read as FITS"):
             # uint=False: astropy then honours BLANK in unsigned images too; memmap=False: a band is all that is held.
             opened = fits.open(stream, mode="readonly", memmap=False, uint=False, lazy_load_hdus=True)
         with opened:
-            yield FitsFile(url, tuple(_image_cards(hdu, opened) for hdu in hdus), notes, stream, opened)
+            with quietly(), _damage(f"{url}: a compressed image has a damaged header"):
+                hdus = tuple(_image_cards(hdu, opened) for hdu in hdus)
+            yield FitsFile(url, hdus, notes, stream, opened)
 
 
 def parse_cards(cards: str) -> fits.Header:
@@ -222,6 +226,15 @@ def number(header: fits.Header, keyword: str, label: str) -> float | None:
     return result
 
 
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turn whatever astropy trips over in a damaged file (it has no common error for this) into one line."""
+    try:
+        yield
+    except Exception as exc:
+        raise InputError(f"{what} ({one_line(exc)}); fetch the file again") from exc
+
+
 def _scan(stream: IO[bytes], url: str) -> tuple[tuple[Hdu, ...], tuple[str, ...]]:
     size = stream.seek(0, 2)
     hdus: list[Hdu] = []
@@ -239,12 +252,12 @@ def _scan(stream: IO[bytes], url: str) -> tuple[tuple[Hdu, ...], tuple[str, ...]
             )
         hdus.append(hdu)
         position = _padded(end)
-    return tuple(hdus), _promise(hdus)
+    return tuple(hdus), _promise(hdus, url)
 
 
-def _promise(hdus: Sequence[Hdu]) -> tuple[str, ...]:
+def _promise(hdus: Sequence[Hdu], url: str) -> tuple[str, ...]:
     """Return a note if the primary header counts more extensions than there are (they were cut off, or taken out)."""
-    count = hdus[0].header.get("NEXTEND")
+    count = card_value(hdus[0].header, "NEXTEND", url)
     if isinstance(count, int) and count > len(hdus) - 1:
         return (f"NEXTEND promises {count} extensions, the file has {len(hdus) - 1}",)
     return ()
@@ -259,10 +272,10 @@ def _read_unit(stream: IO[bytes], position: int, index: int, url: str) -> Hdu:
             compressed = header.get("ZIMAGE") is True
             name, version = str(header.get("EXTNAME", "")).strip().upper(), int(header.get("EXTVER", 1))
             if compressed:
-                shape = tuple(int(header[f"ZNAXIS{axis}"]) for axis in range(int(header["ZNAXIS"]), 0, -1))
-            elif header.get("XTENSION", "IMAGE").strip() != "IMAGE":
+                shape = _compressed_shape(header)
+            elif str(header.get("XTENSION", "IMAGE")).strip() != "IMAGE":
                 shape = ()
-    except (KeyError, ValueError, TypeError, fits.VerifyError) as exc:
+    except (KeyError, ValueError, TypeError, OverflowError, fits.VerifyError) as exc:
         raise InputError(
             f"{url}: the header of HDU {index} is damaged ({one_line(exc)}); fetch the file again"
         ) from exc
@@ -279,8 +292,8 @@ def _read_cards(stream: IO[bytes], position: int, index: int, url: str) -> tuple
             raise InputError(f"{url}: is not a FITS file (it begins with {bytes(block[:16])!r})")
         for card in range(0, len(block), _CARD):
             if block[card : card + _CARD].rstrip() == b"END":
-                cards = bytes(text + block[:card]).decode("ascii", "replace").replace("\ufffd", "?")
-                return cards, position + len(text) + _BLOCK
+                cards = _ILLEGAL.sub(b"?", bytes(text + block[:card]))
+                return cards.decode("ascii"), position + len(text) + _BLOCK
         text += block
         if len(block) < _BLOCK:
             raise InputError(f"{url}: is truncated inside the header of HDU {index}; fetch it again")
@@ -297,12 +310,22 @@ def _layout(header: fits.Header) -> tuple[tuple[int, ...], int]:
     return tuple(reversed(axes)), abs(int(header["BITPIX"])) // 8 * groups * (heap + math.prod(axes))
 
 
+def _compressed_shape(header: fits.Header) -> tuple[int, ...]:
+    """Return the shape of a tile-compressed image, whose table must have one row per tile."""
+    axes = range(1, int(header["ZNAXIS"]) + 1)
+    sizes = [int(header[f"ZNAXIS{axis}"]) for axis in axes]
+    tiles = [int(header.get(f"ZTILE{axis}", sizes[0] if axis == 1 else 1)) for axis in axes]
+    rows = math.prod(-(-size // tile) for size, tile in zip(sizes, tiles, strict=True) if tile > 0)
+    if min(sizes + tiles, default=0) < 1 or rows != int(header["NAXIS2"]):
+        raise ValueError(f"ZNAXISn {sizes}, ZTILEn {tiles}, {header['NAXIS2']} rows")
+    return tuple(reversed(sizes))
+
+
 def _image_cards(hdu: Hdu, opened: fits.HDUList) -> Hdu:
     """Return a unit; a compressed one with the cards of the image instead of those of its table."""
     if not hdu.compressed:
         return hdu
-    with quietly():
-        cards = opened[hdu.index].header.tostring(sep="", endcard=False, padding=False)
+    cards = opened[hdu.index].header.tostring(sep="", endcard=False, padding=False)
     return replace(hdu, cards=cards)
 
 
@@ -318,12 +341,8 @@ def _bands(
     def read(y0: int, y1: int) -> Pixels:
         if not 0 <= y0 < y1 <= ny:
             raise ValueError(f"{label}: rows {y0}..{y1} are not inside 0..{ny}")
-        try:
+        with quietly(), _damage(f"{label}: rows {y0}..{y1} cannot be read"):
             rows = image.section[y0:y1]
-        except (OSError, EOFError, ValueError, TypeError, RuntimeError) as exc:
-            raise InputError(
-                f"{label}: rows {y0}..{y1} cannot be read ({one_line(exc)}); fetch the file again"
-            ) from exc
         return convert(rows)
 
     return read
@@ -335,8 +354,8 @@ def _as_float32(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _as_flags(rows: NDArray[np.generic]) -> NDArray[np.uint32]:
-    if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly
-        return np.ascontiguousarray(rows.astype(np.int64), dtype=np.uint32)
+    if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly, BLANK became NaN
+        return np.ascontiguousarray(np.where(np.isnan(rows), 1, rows).astype(np.int64), dtype=np.uint32)
     return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")).astype(np.uint32)
 
 

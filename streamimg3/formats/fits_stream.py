@@ -7,6 +7,7 @@ background thread reads the next (decoding releases the interpreter lock).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Image:
         ``uint8 int16 int32 uint32 int64 float32 float64``; uint32 is stored as int32 with BZERO 2147483648.
     read : callable
         ``read(lead, y0, y1)`` returns rows ``y0..y1`` (half-open) of plane ``lead`` as an array ``(y1 - y0, nx)`` of this
-        dtype; it is called from one background thread, never twice at a time.
+        dtype, which the writer may overwrite; it is called from one background thread, never twice at a time.
     rows : int
         Height of a band; the last one of a plane may be lower.
     cards : list of astropy Card
@@ -222,18 +223,18 @@ def _band_count(image: Image) -> int:
 
 def _read(image: Image, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:
     band = image.read(lead, y0, y1)
-    if band.shape != (y1 - y0, image.shape[-1]) or band.dtype.name != image.dtype:
+    if band.shape != (y1 - y0, image.shape[-1]) or band.dtype != np.dtype(image.dtype):
         wanted = f"{image.dtype} ({y1 - y0}, {image.shape[-1]})"
         raise ValueError(f"{image.name} rows {y0}-{y1}: got {band.dtype.name} {band.shape}, not {wanted}")
     return band
 
 
 def _big_endian(band: NDArray[np.generic], dtype: str) -> memoryview:
-    """Return the bytes of a band as FITS stores them; the band itself is overwritten where it may be."""
-    if not (band.flags.writeable and band.flags.c_contiguous and band.flags.owndata):
+    """Return the bytes of a band as FITS stores them; the band itself is overwritten where it can be."""
+    if not (band.flags.writeable and band.flags.c_contiguous):
         band = band.copy(order="C")
     if dtype == "uint32":
-        np.bitwise_xor(band, _UNSIGNED_ZERO, out=band, casting="unsafe")  # = subtracting 2^31, read as signed
-    if band.dtype.isnative and band.dtype.itemsize > 1 and np.little_endian:
+        np.bitwise_xor(band, np.uint32(_UNSIGNED_ZERO), out=band)  # = subtracting 2^31, read as signed
+    if band.dtype.itemsize > 1 and sys.byteorder == "little":
         band.byteswap(inplace=True)
     return memoryview(band.reshape(-1).view(np.uint8))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Protocol
 
-from streamimg3.errors import StoreError
+from streamimg3.errors import InputError, StoreError
 from streamimg3.formats.names import absolute, is_remote
 
 _PART = 16 * 2**20  # bytes of one part of a multipart upload; 10,000 parts at most, so products up to 160 GB
@@ -165,7 +165,7 @@ def _moved(fs: _Remote, path: str, url: str) -> Iterator[Product]:
     with _named(url):
         if folder:
             fs.makedirs(folder, exist_ok=True)
-            for left in fs.ls(folder, detail=False):
+            for left in fs.ls(folder, detail=False) if fs.exists(folder) else []:
                 if posixpath.basename(left).startswith(start) and left.endswith(".partial"):
                     fs.rm_file(left)
         file = fs.open(partial, "wb", block_size=_PART)
@@ -184,8 +184,6 @@ def _moved(fs: _Remote, path: str, url: str) -> Iterator[Product]:
 @contextmanager
 def _named(url: str) -> Iterator[None]:
     """Turn what a file system raises (each has errors of its own) into one line that names the product."""
-    from streamimg3.errors import InputError
-
     try:
         yield
     except (InputError, StoreError):

@@ -438,6 +438,44 @@ def test_old_scamp_polynomial_is_read_as_tpv(tmp_path: Path) -> None:
     assert tan.notes[0] == "WCS: -TAN with a PV polynomial is read as -TPV"
 
 
+def test_sip_without_its_name_is_applied_and_noted(tmp_path: Path) -> None:
+    sip: dict[str, Any] = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-4, "B_0_2": 1e-4}
+    named = _one(_frame(tmp_path / "a.fits", **sip | {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP"}))
+    plain = _one(_frame(tmp_path / "b.fits", **sip))
+    assert plain.record["s_region"] == named.record["s_region"]
+    assert plain.notes[0] == "WCS: SIP coefficients are applied although CTYPE lacks -SIP"
+    assert plain.wcs_cards is not None
+    assert len(plain.wcs_cards) % 80 == 0
+
+
+def test_damaged_headers_end_in_one_line(tmp_path: Path) -> None:
+    """Change random characters of header cards: whatever happens, nothing but InputError comes out."""
+    files = [
+        _write(tmp_path / "a_cal.fits", _jwst_hdus()),
+        _lookup_file(tmp_path / "b.fits"),
+        _hst(tmp_path / "c.fits"),
+    ]
+    files.append(_mosaic(tmp_path / "d.fits.fz", lambda i: _pixels(seed=i)))
+    rng = np.random.default_rng(5)
+    refused = 0
+    for i in range(160):
+        raw = bytearray(Path(files[i % 4]).read_bytes())
+        cards = [at for at in range(0, len(raw), 80) if raw[at + 8 : at + 10] == b"= "]
+        for at in rng.choice(cards, 2):
+            raw[at + rng.integers(30)] = rng.choice(list(b"0-9.ET '\x07A"))
+        path = tmp_path / "x.fits"
+        path.write_bytes(raw)
+        try:
+            with open_sources(Member(str(path), "science"), {}) as sources:
+                for source in sources:
+                    for plane in source.planes:
+                        plane.read(0, source.shape[0])
+        except InputError as exc:
+            refused += 1
+            assert "x.fits" in str(exc) and "\n" not in str(exc)
+    assert 0 < refused < 160
+
+
 def _lookup_file(path: Path, *, with_tables: bool = True) -> str:
     table = np.linspace(-1.0, 1.0, 16, dtype=np.float32).reshape(4, 4)
     sci = _image(_pixels(), "SCI", **TAN)
