@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,9 +29,14 @@ ALLOWED = {
     ("PRIMARY", "CAL_VCS"): "version control state of the program that wrote the product",
     ("PRIMARY", "CRDS_VER"): "reference-file client, not used here",
     ("PRIMARY", "CRDS_CTX"): "reference-file context, not used here",
+    ("PRIMARY", "S3VER"): "version of this package, which the reference has no keyword for",
+    ("HDRTAB", "CAL_VCS"): "the reference stamps its own release into exposures that lack the keyword",
     ("ASDF", "NAXIS1"): "length of the metadata tree",
     ("ASDF", "TFORM1"): "length of the metadata tree",
 }
+
+# Cards whose number or value follows from the columns of a table.
+COLUMN_CARD = re.compile(r"T(TYPE|FORM|UNIT|NULL|SCAL|ZERO|DISP|DIM)\d+|TFIELDS|NAXIS1")
 
 
 @dataclass(frozen=True)
@@ -227,21 +233,24 @@ def compare_headers(ours: Path, theirs: Path) -> list[Finding]:
         for name in [n for n in names[0] if n in names[1]]:
             findings += _compare_cards(name, left[name].header, right[name].header)
         if "HDRTAB" in left and "HDRTAB" in right:
-            findings += _compare_tables(left["HDRTAB"].data, right["HDRTAB"].data)
+            findings += _compare_tables(left["HDRTAB"], right["HDRTAB"])
         if "ASDF" in left and "ASDF" in right:
             findings += _compare_wcs(left["ASDF"], right["ASDF"])
     return findings
 
 
 def _compare_cards(name: str, ours: fits.Header, theirs: fits.Header) -> Iterator[Finding]:
-    keywords = dict.fromkeys([*theirs, *ours])
-    for keyword in keywords:
-        if keyword in ("", "COMMENT", "HISTORY"):
+    for keyword in dict.fromkeys([*theirs, *ours]):
+        # One more column would rename all cards behind it: the columns are compared by name instead.
+        if keyword in ("", "COMMENT", "HISTORY") or (name == "HDRTAB" and COLUMN_CARD.fullmatch(keyword)):
             continue
         a, b = ours.get(keyword, "absent"), theirs.get(keyword, "absent")
         if not _equal_values(a, b):
-            reason = ALLOWED.get((name, keyword), ALLOWED.get(("*", keyword), ""))
-            yield Finding(name, keyword, repr(a), repr(b), reason)
+            yield _finding(name, keyword, repr(a), repr(b))
+
+
+def _finding(hdu: str, keyword: str, ours: str, theirs: str) -> Finding:
+    return Finding(hdu, keyword, ours, theirs, ALLOWED.get((hdu, keyword), ALLOWED.get(("*", keyword), "")))
 
 
 def _equal_values(a: object, b: object) -> bool:
@@ -250,19 +259,25 @@ def _equal_values(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _compare_tables(ours: fits.FITS_rec, theirs: fits.FITS_rec) -> Iterator[Finding]:
-    if len(ours) != len(theirs):
-        yield Finding("HDRTAB", "rows", str(len(ours)), str(len(theirs)))
+def _compare_tables(ours: fits.BinTableHDU, theirs: fits.BinTableHDU) -> Iterator[Finding]:
+    if len(ours.data) != len(theirs.data):
+        yield Finding("HDRTAB", "rows", str(len(ours.data)), str(len(theirs.data)))
         return
-    a, b = ours.dtype, theirs.dtype
-    for column in dict.fromkeys([*(b.names or ()), *(a.names or ())]):
-        if column not in (a.names or ()) or column not in (b.names or ()):
-            present = column in (a.names or ())
-            yield Finding("HDRTAB", column, "present" if present else "absent", "absent" if present else "present")
-        elif a[column] != b[column]:
-            yield Finding("HDRTAB", column, str(a[column]), str(b[column]))
-        elif not np.array_equal(ours[column], theirs[column], equal_nan=a[column].kind == "f"):
-            yield Finding("HDRTAB", column, str(list(ours[column])[:3]), str(list(theirs[column])[:3]))
+    here, there = ({column.name: column for column in hdu.columns} for hdu in (ours, theirs))
+    order = [[name for name in first if name in second] for first, second in ((here, there), (there, here))]
+    if order[0] != order[1]:
+        yield Finding("HDRTAB", "column order", " ".join(order[0]), " ".join(order[1]))
+    for name in dict.fromkeys([*there, *here]):
+        if name not in here or name not in there:
+            words = ("present", "absent") if name in here else ("absent", "present")
+            yield _finding("HDRTAB", name, *words)
+            continue
+        kinds = [(column.format, column.unit, column.null, column.dim) for column in (here[name], there[name])]
+        a, b = ours.data[name], theirs.data[name]
+        if kinds[0] != kinds[1]:
+            yield _finding("HDRTAB", name, str(kinds[0]), str(kinds[1]))
+        elif not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            yield _finding("HDRTAB", name, str(list(a)[:3]), str(list(b)[:3]))
 
 
 def _compare_wcs(ours: fits.BinTableHDU, theirs: fits.BinTableHDU) -> Iterator[Finding]:

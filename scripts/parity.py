@@ -17,6 +17,7 @@ from compare_products import Finding, PlaneResult, compare_headers, compare_plan
 from parity_cases import CASES, FIELDS, SMALL, Case
 from peer import Peer, call, find_peer, make_field, our_command, peer_product, the_product
 
+MOST_FINDINGS = 25
 COLUMNS = "{:<22} {:<12} {:>10} {:>8} {:>8} {:>9}  {}"
 
 
@@ -60,8 +61,10 @@ def report_case(case: Case, planes: Sequence[PlaneResult], findings: Sequence[Fi
     bad = [finding for finding in findings if not finding.reason]
     verdict = "equal" if not findings else f"{len(findings) - len(bad)} allowed differences, {len(bad)} others"
     print(COLUMNS.format(case.name, "headers", "-", len(bad), "-", "-", "DIFFERS" if bad else verdict), flush=True)
-    for finding in bad:
+    for finding in bad[:MOST_FINDINGS]:
         print(f"    {finding.text()}")
+    if len(bad) > MOST_FINDINGS:
+        print(f"    and {len(bad) - MOST_FINDINGS} more")
     return not bad and all(plane.within for plane in planes)
 
 

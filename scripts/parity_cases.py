@@ -46,15 +46,15 @@ FIELDS = {
         _field("c", "--preset c", "--preset c"),
         _field("one", "--preset a", "--preset a", members=1),
         _field("n34", f"--nx 192 --ny 192 --n-dither 34 {_SPARSE} --name jw01234-o001_t001_nircam_clear-f200w-n34",
-               "--shape 192,192 --dithers 34"),
-        _field("miri", _MIRI, "--instrument MIRI --shape 1024,1032 --dithers 4"),
+               "--size 192 --dithers 34"),
+        _field("miri", _MIRI, "--instrument MIRI --size 1024"),
         # The real MIRI imager has a bounding box smaller than the array: columns outside map to NaN.
-        _field("miri-cut", f"{_MIRI} --nx 256 --ny 256", "--instrument MIRI --shape 256,256 --dithers 4", border=4),
+        _field("miri-cut", f"{_MIRI} --nx 256 --ny 256", "--instrument MIRI --size 256", border=4),
         _field("niriss", "--detectors NIS --nx 512 --ny 512 --n-dither 4 --name jw01234-o001_t001_niriss_clear-f200w",
-               "--instrument NIRISS --shape 512,512 --dithers 4"),
+               "--instrument NIRISS"),
         # Cut-outs of four detectors do not touch on the sky: a footprint of several polygons, DETECTOR=MULTIPLE.
         _field("detectors", f"--detectors NRCB1 NRCB2 NRCB3 NRCB4 --nx 192 --ny 192 --n-dither 2 {_SPARSE} "
-               "--name jw01234-o001_t001_nircam_clear-f200w-detectors", "--detectors 4 --shape 192,192 --dithers 2"),
+               "--name jw01234-o001_t001_nircam_clear-f200w-detectors", "--detectors 4 --size 192 --dithers 2"),
     )
 }  # fmt: skip
 

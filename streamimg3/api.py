@@ -64,7 +64,7 @@ class Session:
         return Runner(memory, workers, self.progress, preload)
 
 
-def open(url: str, **storage_options: str) -> Observation:  # noqa: A001 (the name users expect)
+def open(url: str, **storage_options: str) -> Observation:
     """Open a store for reading.
 
     Parameters
@@ -111,7 +111,10 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
     session = session or Session()
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
-    files = [(m.url, m.weight, m.dq, m.group_id, door.fingerprint(m.url, session.storage_options)) for m in association.science]
+    files = [
+        (m.url, m.weight, m.dq, m.group_id, door.fingerprint(m.url, session.storage_options))
+        for m in association.science
+    ]
     mark = digest(1, files)
     root = _own(obs, session.force)
     if root.get("ingested") and root.get("ingest") == mark:
@@ -164,10 +167,14 @@ def _ingest_task(found: Sequence[Any], number: int) -> Task:
 
     mine = [f.record for f in found if f.member == number]
     need = max(band_memory(r.shape) for r in mine) + 48 * MIB
-    return Task(f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number)
+    return Task(
+        f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number
+    )
 
 
-def _ingest_work(task: Task, *, obs: Observation, members: Any, records: Any, options: dict[str, str]) -> dict[str, float]:
+def _ingest_work(
+    task: Task, *, obs: Observation, members: Any, records: Any, options: dict[str, str]
+) -> dict[str, float]:
     import time
 
     from streamimg3.formats.ingest import store_member
@@ -195,13 +202,17 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     made, notes = config.build(resample.Params, steps.get("resample", {}), "resample")
     for step, values in steps.items():
         if step != "resample" and values and step not in skipped:
-            raise InputError(f"parameters for {step}, which this version does not have: skip it by --set {step}.skip=true")
+            raise InputError(
+                f"parameters for {step}, which this version does not have: skip it by --set {step}.skip=true"
+            )
     for note in notes:
         progress.note(note)
     return image3.Params(made, skipped)
 
 
-def plan(pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session) -> dict[str, list[Task]]:
+def plan(
+    pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
+) -> dict[str, list[Task]]:
     """Return the tasks of every step; headers are ingested, no pixel is resampled."""
     params = parameters(pipeline, settings, session.progress)
     obs = _observation(inputs, session)
@@ -230,7 +241,12 @@ def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any
 
 
 def run(
-    pipeline: str, inputs: str | Sequence[str], *, until: str | None = None, session: Session | None = None, **steps: Any
+    pipeline: str,
+    inputs: str | Sequence[str],
+    *,
+    until: str | None = None,
+    session: Session | None = None,
+    **steps: Any,
 ) -> Observation:
     """Run a pipeline from files (or a store) to products.
 
@@ -311,10 +327,39 @@ def export(obs: Observation, session: Session, statuses: Mapping[str, str] | Non
     runner = session.runner()
     written = []
     for name in _mosaics(obs, NAME):
-        written.append(export_i2d(obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses))
+        written.append(
+            export_i2d(
+                obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses
+            )
+        )
         session.progress.note(f"wrote {written[-1]}")
     if not written:
         raise InputError(f"{obs.url} holds no finished mosaic: run image3 first")
+    return written
+
+
+def export_preview(obs: Observation, session: Session) -> list[str]:
+    """Write a PNG of every mosaic of a store.
+
+    Returns
+    -------
+    list of str
+        Paths or URLs of what was written.
+    """
+    from streamimg3.formats.publish import open_product
+    from streamimg3.report.preview import preview
+    from streamimg3.stages.resample import NAME
+
+    association = obs.document(AssociationDocument)
+    product = association.product if association else "mosaic"
+    written = []
+    for name in _mosaics(obs, NAME):
+        root = product if name == NAME else name.removeprefix(f"{NAME}-")
+        url = f"{normalise(session.output_dir)}/{root}_i2d.png"
+        with open_product(url, session.storage_options) as sink:
+            sink.write(preview(obs, name))
+        session.progress.note(f"wrote {url}")
+        written.append(url)
     return written
 
 

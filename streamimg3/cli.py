@@ -15,16 +15,30 @@ from streamimg3.engine.budget import show_size
 from streamimg3.errors import InputError, StreamImgError
 from streamimg3.progress import Reporter
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__ and "Combine dithered images in bounded memory; results open in xarray.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__ and "Combine dithered images in bounded memory; results open in xarray.",
+)
 
 Inputs = Annotated[list[str], typer.Argument(help="association JSON, FITS files, folders or patterns; paths or URLs")]
-Store = Annotated[str | None, typer.Option(help="where the store is kept (path or URL) [default: OUTPUT_DIR/<product>.zarr]")]
+Store = Annotated[
+    str | None, typer.Option(help="where the store is kept (path or URL) [default: OUTPUT_DIR/<product>.zarr]")
+]
 OutputDir = Annotated[str, typer.Option(help="folder or URL of the products")]
 Memory = Annotated[str, typer.Option(help="memory for driver and workers together, e.g. 512MiB, 2GiB")]
-Workers = Annotated[int | None, typer.Option(help="worker processes; 1 = all in this process [default: one per processor]")]
+Workers = Annotated[
+    int | None, typer.Option(help="worker processes; 1 = all in this process [default: one per processor]")
+]
 Config = Annotated[str | None, typer.Option(help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="step.parameter=value; may be repeated (also --steps.step.parameter=value)")]
-StorageOption = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="step.parameter=value; may be repeated (also --steps.step.parameter=value)"),
+]
+StorageOption = Annotated[
+    list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")
+]
 LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event to this file")]
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
 
@@ -52,7 +66,9 @@ def run(
     output_dir: OutputDir = ".",
     memory: Memory = api.DEFAULT_MEMORY,
     workers: Workers = None,
-    config_file: Annotated[str | None, typer.Option("--config", help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")] = None,
+    config_file: Annotated[
+        str | None, typer.Option("--config", help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")
+    ] = None,
     set_: Set = None,
     until: Annotated[str | None, typer.Option(help="last step to run")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan; resample nothing")] = False,
@@ -98,7 +114,9 @@ def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool) -> N
     for row in rows:
         typer.echo(f"{row['step']}: {row['tasks']} tasks, {row['workers']} workers")
         typer.echo(f"  memory   {show_size(row['projected'])} projected, smallest budget {show_size(row['smallest'])}")
-        typer.echo(f"  pixels   {row['pixels_read'] / 1e6:.1f} Mpix read, {row['pixels_written'] / 1e6:.1f} Mpix written")
+        typer.echo(
+            f"  pixels   {row['pixels_read'] / 1e6:.1f} Mpix read, {row['pixels_written'] / 1e6:.1f} Mpix written"
+        )
 
 
 @app.command()
@@ -124,13 +142,19 @@ def export(
     store: Annotated[str, typer.Argument(help="path or URL of a store")],
     output_dir: OutputDir = ".",
     memory: Memory = api.DEFAULT_MEMORY,
+    preview: Annotated[bool, typer.Option("--preview", help="also write a PNG of the mosaic")] = False,
+    preview_only: Annotated[bool, typer.Option("--preview-only", help="write nothing but the PNG")] = False,
     storage_option: StorageOption = None,
     log_json: LogJson = None,
 ) -> None:
-    """Write the FITS products of a store."""
+    """Write the FITS products of a store, and a preview if wanted."""
     options = _options(storage_option)
     with Reporter(log_json) as reporter:
-        api.export(api.open(store, **options), api.Session(store, output_dir, memory, 1, options, reporter))
+        obs, session = api.open(store, **options), api.Session(store, output_dir, memory, 1, options, reporter)
+        if not preview_only:
+            api.export(obs, session)
+        if preview or preview_only:
+            api.export_preview(obs, session)
 
 
 @app.command()
@@ -163,7 +187,7 @@ def simulate(
 
     if preset not in presets:
         raise InputError(f"--preset {preset}: the presets are {', '.join(presets)}")
-    chosen = {
+    chosen: dict[str, Any] = {
         "shape": (size, size) if size else None, "dithers": dithers, "mosaic": pointings, "detectors": detectors,
         "instrument": instrument, "seed": seed,
     }  # fmt: skip

@@ -80,7 +80,9 @@ def read_file(path: str) -> Settings:
     tree = tree.get("steps", tree)
     wrong = [k for k, v in tree.items() if not isinstance(v, Mapping)]
     if wrong:
-        raise InputError(f"{path}: '{wrong[0]}' is no step with parameters: write [{wrong[0]}] and its parameters below")
+        raise InputError(
+            f"{path}: '{wrong[0]}' is no step with parameters: write [{wrong[0]}] and its parameters below"
+        )
     return {str(k): dict(v) for k, v in tree.items()}
 
 
@@ -94,7 +96,9 @@ def _load(path: str) -> Any:
         import asdf
 
         with asdf.open(path, ignore_unrecognized_tag=True) as tree:
-            return json.loads(json.dumps(dict(tree.tree), default=lambda v: dict(v) if isinstance(v, Mapping) else str(v)))
+            return json.loads(
+                json.dumps(dict(tree.tree), default=lambda v: dict(v) if isinstance(v, Mapping) else str(v))
+            )
     with open(path) as f:
         if path.endswith(".json"):
             return json.load(f)
@@ -105,7 +109,11 @@ def _load(path: str) -> Any:
 
 def _step_name(name: str) -> str:
     """``ResampleStep`` or ``resample`` -> ``resample``."""
-    aliases = {"outlierdetection": "outlier_detection", "sourcecatalog": "source_catalog", "assignmtwcs": "assign_mtwcs"}
+    aliases = {
+        "outlierdetection": "outlier_detection",
+        "sourcecatalog": "source_catalog",
+        "assignmtwcs": "assign_mtwcs",
+    }
     plain = name.lower().removesuffix("step")
     return aliases.get(plain, plain)
 
@@ -164,7 +172,9 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
         elif name in _WITHOUT_MEANING:
             notes.append(f"{step}.{name} is not used here: {_WITHOUT_MEANING[name]}")
         else:
-            raise InputError(f"unknown parameter {step}.{name}{_close(name, hints)}: see 'streamimg3 run --help' or the README")
+            raise InputError(
+                f"unknown parameter {step}.{name}{_close(name, hints)}: see 'streamimg3 run --help' or the README"
+            )
     return kind(**chosen), notes
 
 

@@ -26,7 +26,7 @@ class Reporter(Progress):
     """
 
     def __init__(self, log_json: str | None = None, quiet: bool = False) -> None:
-        self._log: TextIO | None = open(log_json, "a", buffering=1) if log_json else None
+        self._log: TextIO | None = open(log_json, "a", buffering=1) if log_json else None  # noqa: SIM115 (closed on exit)
         self._quiet = quiet
         self._bar: Bar | None = None
         self._started = 0.0
@@ -93,11 +93,14 @@ class Reporter(Progress):
         """See :class:`Progress`."""
         self._close_bar()
         self._event(
-            event="stage", stage=stage, done=outcome.tasks_done, kept=outcome.tasks_kept, retried=outcome.retried,
+            event="stage", stage=stage, done=outcome.tasks_done, kept=outcome.tasks_kept, retried=outcome.retried, pixels=outcome.pixels,
             wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, peak_rss=outcome.peak_rss, projected=outcome.projected, split=outcome.split,
         )  # fmt: skip
+        if not outcome.tasks_done:
+            return
+        rate = outcome.pixels / 1e6 / max(outcome.wall_s, 1e-9)
         self._say(
-            f"{stage}: {outcome.tasks_done} tasks in {outcome.wall_s:.1f} s ({outcome.cpu_s:.1f} s of processor time),"
+            f"{stage}: {outcome.tasks_done} tasks, {outcome.pixels / 1e6:.1f} million pixels read at {rate:.1f} million/s, in {outcome.wall_s:.1f} s ({outcome.cpu_s:.1f} s of processor time),"
             f" peak memory {show_size(outcome.peak_rss)}"
         )
 

@@ -37,6 +37,7 @@ class Outcome:
 
     tasks_done: int = 0
     tasks_kept: int = 0
+    pixels: int = 0
     retried: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -122,12 +123,14 @@ class Runner:
             If a task fails; what is finished stays finished.
         """
         finished = ledger.done()
+        area = {t.key: sum((y1 - y0) * (x1 - x0) for _, (y0, x0, y1, x1) in t.reads or t.writes) for t in tasks}
         todo = [t for t in tasks if t.key not in finished]
         outcome = Outcome(tasks_kept=len(tasks) - len(todo))
         with self._watched(ledger.stage, tasks, todo, outcome) as watch:
             for done in self._run(work, todo, outcome):
                 ledger.mark(done.key)
                 outcome.tasks_done += 1
+                outcome.pixels += area[done.key]
                 outcome.cpu_s += done.cpu_s if self._remote else 0.0
                 for kind, seconds in done.value.items():
                     outcome.split[kind] = outcome.split.get(kind, 0.0) + seconds
@@ -197,7 +200,9 @@ class Runner:
                 outcome.retried += 1
                 if losses > _TRIES:
                     keys = ", ".join(list(left)[:workers])
-                    raise TaskError(f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)") from error
+                    raise TaskError(
+                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
+                    ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -354,8 +354,9 @@ def _as_float32(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _as_flags(rows: NDArray[np.generic]) -> NDArray[np.uint32]:
-    if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly, BLANK became NaN
-        return np.ascontiguousarray(np.where(np.isnan(rows), 1, rows).astype(np.int64), dtype=np.uint32)
+    if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly, BLANK is NaN
+        known = np.where((rows >= 0) & (rows < 2.0**32), rows, 1.0)
+        return np.ascontiguousarray(known, dtype=np.uint32)
     return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")).astype(np.uint32)
 
 

@@ -18,11 +18,13 @@ from streamimg3.formats.fits_file import FitsFile, card_value, parse_cards, quie
 from streamimg3.formats.local_copy import one_line
 
 _NUMBERS = re.compile(
-    r"(CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC)\d_\d|PV\d_\d+|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|LONPOLE|LATPOLE|EQUINOX|EPOCH"
+    r"(CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC)\d_\d|PV\d_\d+|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|LONPOLE|LATPOLE"
 )
-_TEXTS = re.compile(r"PS\d_\d+|C(TYPE|UNIT)\d|RADE(SYS|CSYS)|WCSAXES|WCSNAME|WAT\d_\d+|NAXIS\d?")
+_TEXTS = re.compile(r"PS\d_\d+|C(TYPE|UNIT)\d|RADE(SYS|CSYS)|WCSAXES|WCSNAME|EQUINOX|EPOCH|WAT\d_\d+|NAXIS\d?")
 _TABLES = re.compile(r"C[PQ](DIS|ERR)\d|D[PQ]\d|D2IM(DIS|ERR)\d|D2IM\d?|AXISCORR")
 _PLATE = re.compile(r"AMD[XY]\d+|PPO\d|[XY]PIXELSZ|PLT(RA|DEC)[HMSN]+|PLTDECSN|CNPIX\d")
+_RECORD_CARD = re.compile(r"(D[PQ]\d|D2IM\d) ")
+_RECORD = re.compile(r"\w+ += *'(EXTVER|NAXES|AXIS\.\d+|(?!AXIS)[A-Z0-9_]+(\.[A-Z0-9_]+)*): *[-+.\dED]+ *'")
 _SIP = re.compile(r"(A|B|AP|BP)_(ORDER|DMAX|\d_\d)")
 _TAN = re.compile(r"-TAN( *')")
 _CELESTIAL = re.compile(r"(RA|DEC|[A-Z]LON|[A-Z]LAT)-")
@@ -101,6 +103,7 @@ def checked_wcs(file: FitsFile, primary_cards: str, image_cards: str, shape: tup
         raise InputError(f"{file.url}: has no celestial WCS (no RA/DEC axes); solve its astrometry first")
     _check_numbers(header, file.url)
     _check_sip(header, file.url)
+    _check_distortion(cards, file.url)
     tables = _lookup_tables(file, header)
     wcs, notes = _build(cards, tables, file.url)
     if tables is not None:
@@ -187,6 +190,13 @@ def _check_sip(header: fits.Header, label: str) -> None:
         )
 
 
+def _check_distortion(cards: str, label: str) -> None:
+    """Refuse distortion records that are not plain ones: wcslib crashes on some that are damaged."""
+    for card in (cards[at : at + 80] for at in range(0, len(cards), 80)):
+        if _RECORD_CARD.match(card) and not _RECORD.match(card):
+            raise InputError(f"{label}: distortion card {card.rstrip()!r} is damaged; correct the header")
+
+
 def _lookup_tables(file: FitsFile, header: fits.Header) -> bytes | None:
     """Return the look-up tables as a FITS file of their own, or None if the WCS refers to none."""
     wanted = {name for key in header for pattern, name in _TABLE_NAMES.items() if re.match(pattern, key)}
@@ -224,11 +234,13 @@ def _outline(wcs: WCS, shape: tuple[int, int], label: str) -> str:
     x = np.array([-0.5, -0.5, nx - 0.5, nx - 0.5])
     y = np.array([-0.5, ny - 0.5, ny - 0.5, -0.5])
     try:
-        world = wcs.all_pix2world(x, y, 0)
-        if not np.all(np.isfinite(world)):
-            raise ValueError("no sky position")
-        icrs = wcs.pixel_to_world(x, y).icrs
-        back = wcs.all_world2pix(*world, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # about NaN, which is looked for here
+            world = wcs.all_pix2world(x, y, 0)
+            if not np.all(np.isfinite(world)):
+                raise ValueError("no sky position")
+            icrs = wcs.pixel_to_world(x, y).icrs
+            back = wcs.all_world2pix(*world, 0)
     except (ValueError, AttributeError, NoConvergence) as exc:
         raise InputError(
             f"{label}: its WCS does not work at the image corners ({one_line(exc)}); correct the header"

@@ -119,7 +119,7 @@ def create(obs: Observation, association: Association, found: Sequence[Found]) -
     for shape in dict.fromkeys(f.record.shape for f in found):
         members = [f for f in found if f.record.shape == shape]
         planes = dict.fromkeys(p for f in members for p in f.record.planes)
-        obs.create_stack(shape, len(members), {p: members[0].record.bunit for p in (*planes, "nan")})
+        obs.create_stack(shape, len(members), dict.fromkeys((*planes, "nan"), members[0].record.bunit))
         obs.create_table(shape, "cards_primary", [f.primary_cards.encode("ascii", "replace") for f in members])
         obs.create_table(shape, "cards_sci", [f.sci_cards.encode("ascii", "replace") for f in members])
         obs.create_table(shape, "wcs", [f.wcs for f in members])
@@ -137,7 +137,9 @@ def band_memory(shape: tuple[int, int]) -> int:
     return rows * width * 4 * 3 + rows * width * 2
 
 
-def store_member(obs: Observation, member: Member, records: Sequence[ExposureRecord], options: Mapping[str, str]) -> None:
+def store_member(
+    obs: Observation, member: Member, records: Sequence[ExposureRecord], options: Mapping[str, str]
+) -> None:
     """Write the pixels of one file's exposures and leave their completed records as blobs.
 
     Parameters
@@ -182,7 +184,9 @@ def _read_band(source: Source, plane: Plane, y0: int, y1: int) -> NDArray[np.gen
         return plane.read(y0, y1)
     except (OSError, EOFError, ValueError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{source.url}: cannot read {plane.name} rows {y0}-{y1} ({line}): fetch the file again") from error
+        raise InputError(
+            f"{source.url}: cannot read {plane.name} rows {y0}-{y1} ({line}): fetch the file again"
+        ) from error
 
 
 def commit(obs: Observation, count: int, digest: str) -> None:

@@ -1,4 +1,4 @@
-"""Files as seekable streams: local paths, fsspec URLs, and gzip files, unpacked into a file that does not outlive us."""
+"""Files as seekable streams: local paths, fsspec URLs, and gzip files, unpacked where nothing is left behind."""
 
 from __future__ import annotations
 

@@ -48,7 +48,9 @@ def _from_asdf(url: str, data: bytes) -> OutputWcsDocument:
             if shape is None and wcs.bounding_box is not None:
                 shape = tuple(int(axis[1] + 0.5) for axis in wcs.bounding_box.bounding_box(order="C"))
             if shape is None:
-                raise InputError(f"{url}: the WCS has no array_shape and no bounding box: give resample.output_shape or add array_shape")
+                raise InputError(
+                    f"{url}: the WCS has no array_shape and no bounding box: give resample.output_shape or add array_shape"
+                )
             wcs.array_shape = tuple(int(n) for n in shape)
             text = as_asdf(wcs)
     except ValueError as error:

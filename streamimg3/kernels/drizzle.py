@@ -135,7 +135,9 @@ class Canvas:
     dq: NDArray[np.uint32]
 
     @classmethod
-    def blank(cls, origin: tuple[int, int], shape: tuple[int, int], planes: tuple[int, int], dq: bool = False) -> Canvas:
+    def blank(
+        cls, origin: tuple[int, int], shape: tuple[int, int], planes: tuple[int, int], dq: bool = False
+    ) -> Canvas:
         """Return an empty canvas of ``shape`` with ``planes = (data planes, noise planes)``."""
         n, m = planes
         return cls(
@@ -328,7 +330,20 @@ def _drizzle_square(  # type: ignore[no-untyped-def]
                     dow = np.float32(area * w)
                     if dow != np.float32(0.0):
                         _add(
-                            jj - ty, ii - tx, dow, bit, r, i - px, data, noise_in, dq_in, out, weight, context, noise, dq
+                            jj - ty,
+                            ii - tx,
+                            dow,
+                            bit,
+                            r,
+                            i - px,
+                            data,
+                            noise_in,
+                            dq_in,
+                            out,
+                            weight,
+                            context,
+                            noise,
+                            dq,
                         )
 
 
@@ -359,7 +374,7 @@ def _reach(code, numbers, v):  # type: ignore[no-untyped-def]
         n = _nearest(v)
         return n, n
     if code == 3:
-        return int(math.floor(v - numbers[0])) + 1, int(math.floor(v + numbers[0]))
+        return math.floor(v - numbers[0]) + 1, math.floor(v + numbers[0])
     return _nearest(v - numbers[0]), _nearest(v + numbers[0])
 
 
@@ -368,7 +383,7 @@ def _drizzle_centred(  # type: ignore[no-untyped-def]
     ints, my, mx, data, noise_in, wt, limits, dq_in, out, weight, context, noise, dq, bit, code, numbers, table
 ):
     """Kernels that depend on the mapped pixel centre alone: turbo, gaussian, lanczos, point."""
-    ty, tx, py, px, ny, nx = ints
+    ty, tx, py, px, _, _ = ints
     oy, ox = max(py - 1, 0), max(px - 1, 0)
     ey, ex = ty + weight.shape[0] - 1, tx + weight.shape[1] - 1
     for r in range(wt.shape[0]):
@@ -385,5 +400,18 @@ def _drizzle_centred(  # type: ignore[no-untyped-def]
                     dow = _spread(code, numbers, table, y, x, jj, ii, np.float64(w4))
                     if dow != np.float32(0.0):
                         _add(
-                            jj - ty, ii - tx, dow, bit, r, i - px, data, noise_in, dq_in, out, weight, context, noise, dq
+                            jj - ty,
+                            ii - tx,
+                            dow,
+                            bit,
+                            r,
+                            i - px,
+                            data,
+                            noise_in,
+                            dq_in,
+                            out,
+                            weight,
+                            context,
+                            noise,
+                            dq,
                         )

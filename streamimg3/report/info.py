@@ -23,7 +23,9 @@ def describe(obs: Observation) -> str:
     for r in records:
         time = f"{r.exposure_time:g} s" if r.exposure_time else "time unknown"
         size = f"{r.shape[0]} x {r.shape[1]}"
-        lines.append(f"  {r.index:3d} {r.name}  {size} (y, x)  {time}  {r.bunit or 'no unit'}  {' '.join(r.planes)}  wcs {r.wcs_kind}")
+        lines.append(
+            f"  {r.index:3d} {r.name}  {size} (y, x)  {time}  {r.bunit or 'no unit'}  {' '.join(r.planes)}  wcs {r.wcs_kind}"
+        )
         lines += [f"      {note}" for note in r.notes]
     for name in [k.removesuffix(".json") for k in obs.backend.keys("documents")]:
         if name == "resample" or name.startswith("resample-"):
@@ -46,5 +48,7 @@ def _mosaic(obs: Observation, name: str) -> list[str]:
     if errors:
         lines.append(f"  pixel maps: largest measured error {max(errors):.1e} pixel")
     cost = document.cost
-    lines.append(f"  made in {cost.wall_s:.1f} s, {cost.cpu_s:.1f} s of processor time, peak memory {cost.peak_rss / 2**20:.0f} MiB")
+    lines.append(
+        f"  made in {cost.wall_s:.1f} s, {cost.cpu_s:.1f} s of processor time, peak memory {cost.peak_rss / 2**20:.0f} MiB"
+    )
     return lines + [f"  {note}" for note in document.notes]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,7 @@ def scale_at_reference(reference: Reference) -> float:
     """Return the pixel scale (degrees) at the reference position: the geometric mean of the two axes."""
     from astropy.coordinates import SkyCoord
 
-    y, x = reference.wcs.to_pixel(np.float64(reference.ra_ref), np.float64(reference.dec_ref))
+    y, x = reference.wcs.to_pixel(np.asarray(reference.ra_ref), np.asarray(reference.dec_ref))
     at = np.array([x, y])
     xs, ys = np.vstack((at, at + [1, 0], at + [0, 1])).T
     ra, dec = reference.wcs.to_sky(ys, xs, bounded=False)
@@ -168,9 +169,7 @@ def _orientation(reference: Reference, rotation: float | None) -> F8:
     parity, yangle = reference.vparity, np.deg2rad(reference.v3yangle)
     roll = np.deg2rad(reference.roll_ref) if rotation is None else np.deg2rad(rotation) + parity * yangle
     angle = roll - parity * yangle
-    return np.array(
-        [[parity * np.cos(angle), np.sin(angle)], [parity * -np.sin(angle), np.cos(angle)]]
-    )
+    return np.array([[parity * np.cos(angle), np.sin(angle)], [parity * -np.sin(angle), np.cos(angle)]])
 
 
 def _plane(pc: F8, scale: float, crval: tuple[float, float]):  # type: ignore[no-untyped-def]
@@ -221,7 +220,7 @@ def _fits_gwcs(reference: Wcs, numbers) -> gwcs.WCS:  # type: ignore[no-untyped-
     return gwcs.WCS([gwcs.Step(first, transform), gwcs.Step(last, None)])
 
 
-def plain_frames():  # type: ignore[no-untyped-def]
+def plain_frames() -> tuple[Any, Any]:
     """Return a detector and a celestial gWCS frame for images without any."""
     from astropy import coordinates, units
     from gwcs import coordinate_frames as frames
@@ -260,7 +259,7 @@ def mean_pixel_area(wcs: Wcs) -> float:
         bad = [k for k in ((side + n) % 4 for n in range(4)) if not finite[edges[k]].all()]
         if not bad:
             bottom, right, top, left = limits
-            middle = wcs.to_sky(np.float64(0.5 * (bottom + top)), np.float64(0.5 * (left + right)))
+            middle = wcs.to_sky(np.asarray(0.5 * (bottom + top)), np.asarray(0.5 * (left + right)))
             area = float(SphericalPolygon.from_radec(ra, dec, center=middle).area())
             area = 4 * np.pi - area if area > 2 * np.pi else area
             return area / ((right - left) * (top - bottom))
@@ -275,10 +274,20 @@ def _rim(bottom: int, right: int, top: int, left: int) -> tuple[F8, F8, list[sli
     nx, ny = right - left + 1, top - bottom + 1
     sx = max(1, math.ceil(nx / (dx or nx)))
     sy = max(1, math.ceil(ny / (dy or ny)))
-    x = [np.linspace(left, right, sx, False), np.full(sy, float(right)), np.linspace(right, left, sx, False), np.full(sy, float(left))]
-    y = [np.full(sx, float(bottom)), np.linspace(bottom, top, sy, False), np.full(sx, float(top)), np.linspace(top, bottom, sy, False)]
+    x = [
+        np.linspace(left, right, sx, False),
+        np.full(sy, float(right)),
+        np.linspace(right, left, sx, False),
+        np.full(sy, float(left)),
+    ]
+    y = [
+        np.full(sx, float(bottom)),
+        np.linspace(bottom, top, sy, False),
+        np.full(sx, float(top)),
+        np.linspace(top, bottom, sy, False),
+    ]
     cuts = np.cumsum([0, sx, sy, sx, sy])
-    return np.concatenate(y), np.concatenate(x), [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return np.concatenate(y), np.concatenate(x), [slice(a, b) for a, b in pairwise(cuts)]
 
 
 def given_frame(wcs: Wcs, pixel_scale: float | None, input_area: float | None, reference: Wcs) -> MosaicFrame:
@@ -326,7 +335,11 @@ def from_fits_cards(cards: str) -> tuple[gwcs.WCS, tuple[int, int]]:
         raise InputError(f"the output WCS header has projection {code} in {found.wcs.radesys}: give an ICRS image WCS")
     cdelt = found.wcs.get_cdelt()
     transform = FITSImagingWCSTransform(
-        model(), crpix=tuple(found.wcs.crpix - 1), crval=tuple(found.wcs.crval), cdelt=tuple(cdelt), pc=found.wcs.get_pc()
+        model(),
+        crpix=tuple(found.wcs.crpix - 1),
+        crval=tuple(found.wcs.crval),
+        cdelt=tuple(cdelt),
+        pc=found.wcs.get_pc(),
     )
     first, last = plain_frames()
     return gwcs.WCS([gwcs.Step(first, transform), gwcs.Step(last, None)]), (header["NAXIS2"], header["NAXIS1"])
@@ -339,8 +352,17 @@ def linear_terms(wcs: Wcs) -> dict[str, float | str] | None:
         return None
     crpix, crval, cdelt, pc = (np.asarray(getattr(transform, n)) for n in ("crpix", "crval", "cdelt", "pc"))
     code = transform.projection.prjprm.code
-    cards: dict[str, float | str] = {"CTYPE1": f"RA---{code}", "CTYPE2": f"DEC--{code}", "CUNIT1": "deg", "CUNIT2": "deg"}
+    cards: dict[str, float | str] = {
+        "CTYPE1": f"RA---{code}",
+        "CTYPE2": f"DEC--{code}",
+        "CUNIT1": "deg",
+        "CUNIT2": "deg",
+    }
     for n in (1, 2):
-        cards |= {f"CRPIX{n}": float(crpix[n - 1]) + 1, f"CRVAL{n}": float(crval[n - 1]), f"CDELT{n}": float(cdelt[n - 1])}
+        cards |= {
+            f"CRPIX{n}": float(crpix[n - 1]) + 1,
+            f"CRVAL{n}": float(crval[n - 1]),
+            f"CDELT{n}": float(cdelt[n - 1]),
+        }
         cards |= {f"PC{n}_{k}": float(pc[n - 1][k - 1]) for k in (1, 2)}
     return cards

@@ -20,6 +20,7 @@ from streamimg3.sky.scan import row_limits
 from streamimg3.sky.wcs import Wcs
 
 F8 = NDArray[np.float64]
+Nodes = tuple[F8, F8]
 BOUND = 1e-5  # mosaic pixels
 _STEPS = (32.0, 16.0, 8.0, 4.0)
 
@@ -145,6 +146,20 @@ class _Mapper:
         """Output rows and columns of input positions."""
         return self.target.to_pixel(*self.source.to_sky(y, x, bounded))
 
+    def on_grid(self, nodes: Nodes, bounded: bool = True) -> tuple[F8, F8]:
+        """Output rows and columns on a grid of input rows and columns."""
+        y, x = np.meshgrid(*nodes, indexing="ij")
+        return self.at(y, x, bounded)
+
+
+def _edge_nodes(valid: Box, step: float, fewest: int) -> Nodes:
+    """Rows and columns from edge to edge of a box, about ``step`` pixels apart."""
+
+    def along(lo: int, hi: int) -> F8:
+        return np.linspace(lo - 0.5, hi - 0.5, max(fewest, math.ceil((hi - lo) / step) + 1))
+
+    return along(valid.y0, valid.y1), along(valid.x0, valid.x1)
+
 
 def exact_window(source: Wcs, target: Wcs, box: Box) -> tuple[F8, F8]:
     """Return output rows and columns of every pixel of an input box, through the WCS themselves.
@@ -199,10 +214,10 @@ def _scan_box(source: Wcs) -> Box:
     return Box(low_y, low_x, high_y + 1, high_x + 1)
 
 
-def _spline(y: F8, x: F8, values: tuple[F8, F8], order: int):  # type: ignore[no-untyped-def]
+def _spline(nodes: Nodes, values: tuple[F8, F8], order: int):  # type: ignore[no-untyped-def]
     from scipy.interpolate import RectBivariateSpline
 
-    return [RectBivariateSpline(y, x, v, kx=order, ky=order) for v in values]
+    return [RectBivariateSpline(*nodes, v, kx=order, ky=order) for v in values]
 
 
 def _packed(splines, valid: Box, nodes, values, error: float, order: int) -> PixelMap:  # type: ignore[no-untyped-def]
@@ -216,16 +231,13 @@ def _packed(splines, valid: Box, nodes, values, error: float, order: int) -> Pix
 def _checked(mapper: _Mapper, valid: Box) -> PixelMap | None:
     """Bicubic map whose error at cell centres is below the bound, or None."""
     for step in _STEPS:
-        nodes = tuple(
-            np.linspace(lo - 0.5, hi - 0.5, max(4, math.ceil((hi - lo) / step) + 1))
-            for lo, hi in ((valid.y0, valid.y1), (valid.x0, valid.x1))
-        )
-        values = mapper.at(*np.meshgrid(*nodes, indexing="ij"), bounded=False)
+        nodes = _edge_nodes(valid, step, 4)
+        values = mapper.on_grid(nodes, bounded=False)
         if not (np.isfinite(values[0]).all() and np.isfinite(values[1]).all()):
             return None
-        splines = _spline(*nodes, values, 3)
-        centres = tuple(0.5 * (n[1:] + n[:-1]) for n in nodes)
-        truth = mapper.at(*np.meshgrid(*centres, indexing="ij"), bounded=False)
+        splines = _spline(nodes, values, 3)
+        centres = 0.5 * (nodes[0][1:] + nodes[0][:-1]), 0.5 * (nodes[1][1:] + nodes[1][:-1])
+        truth = mapper.on_grid(centres, bounded=False)
         error = float(max(np.abs(s(*centres) - t).max() for s, t in zip(splines, truth, strict=True)))
         if error <= BOUND:
             return _packed(splines, valid, nodes, values, error, 3)
@@ -235,25 +247,25 @@ def _checked(mapper: _Mapper, valid: Box) -> PixelMap | None:
 def _spaced(mapper: _Mapper, valid: Box, sampling: Sampling) -> PixelMap | None:
     """Map on the reference's grid of a given spacing (spec §7.3); None where a node has no coordinates."""
     step = sampling.step or 1.0
-    nodes = tuple(
-        np.linspace(lo, hi - 1, max(math.ceil((hi - lo) / step), min(10, hi - lo)))
-        for lo, hi in ((valid.y0, valid.y1), (valid.x0, valid.x1))
-    )
-    values = mapper.at(*np.meshgrid(*nodes, indexing="ij"))
+
+    def along(lo: int, hi: int) -> F8:
+        return np.linspace(lo, hi - 1, max(math.ceil((hi - lo) / step), min(10, hi - lo)))
+
+    nodes = along(valid.y0, valid.y1), along(valid.x0, valid.x1)
+    values = mapper.on_grid(nodes)
     if not (np.isfinite(values[0]).all() and np.isfinite(values[1]).all()):
         return None
-    return _packed(_spline(*nodes, values, sampling.order), valid, nodes, values, math.nan, sampling.order)
+    return _packed(_spline(nodes, values, sampling.order), valid, nodes, values, math.nan, sampling.order)
 
 
 def _exact(mapper: _Mapper, valid: Box) -> PixelMap:
     """An exact map; its coarse nodes only tell which pixels touch a tile."""
-    nodes = tuple(
-        np.linspace(lo - 0.5, hi - 0.5, max(2, math.ceil((hi - lo) / 32) + 1))
-        for lo, hi in ((valid.y0, valid.y1), (valid.x0, valid.x1))
-    )
-    values = mapper.at(*np.meshgrid(*nodes, indexing="ij"), bounded=False)
+    nodes = _edge_nodes(valid, _STEPS[0], 2)
+    values = mapper.on_grid(nodes, bounded=False)
     none = np.zeros(0)
-    return PixelMap(valid, (none, none), np.zeros((2, 0, 0)), nodes, np.stack(values), np.zeros((0, 2), np.int32), 0.0, 3)
+    return PixelMap(
+        valid, (none, none), np.zeros((2, 0, 0)), nodes, np.stack(values), np.zeros((0, 2), np.int32), 0.0, 3
+    )
 
 
 def _lookup(found: PixelMap, mapper: _Mapper, y: NDArray[np.int64], x: NDArray[np.int64]) -> tuple[F8, F8]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,7 @@ def row_limits(lookup: Lookup, shape: tuple[int, int], scan: Box, mosaic: tuple[
         Inclusive limits; ``(0, -1)`` where no pixel of the row takes part.
     """
     limits = np.tile(np.array([0, -1], np.int32), (shape[0], 1))
-    outline = np.array(
-        [[scan.x0, scan.y0], [scan.x1, scan.y0], [scan.x1, scan.y1], [scan.x0, scan.y1]], float
-    ) - 0.5
+    outline = np.array([[scan.x0, scan.y0], [scan.x1, scan.y0], [scan.x1, scan.y1], [scan.x0, scan.y1]], float) - 0.5
     mapped = _bilinear(lookup, shape, outline)
     if np.isnan(mapped).any():
         polygon = outline
@@ -80,7 +79,8 @@ def _invert(lookup: Lookup, shape: tuple[int, int], scan: Box, targets: F8) -> F
         wide = high - low
         active = (wide > _SLACK).any(axis=1)
         if not active.any():
-            return 0.5 * (low + high)
+            middle: F8 = 0.5 * (low + high)
+            return middle
         first, second = high - _GOLDEN * wide, low + _GOLDEN * wide
         trials = [np.column_stack([a[:, 0], b[:, 1]]) for a in (first, second) for b in (first, second)]
         mapped = _bilinear(lookup, shape, np.concatenate(trials)).reshape(4, n, 2)
@@ -145,7 +145,7 @@ Edge = tuple[float, float, float]  # slope dx/dy, abscissa at y = 0 moved inward
 def _edges(vertices: list[F8], side: int) -> list[Edge]:
     """Edges of a chain of vertices that goes upwards; ``side`` -1 left, +1 right."""
     found = []
-    for p, q in zip(vertices[:-1], vertices[1:], strict=True):
+    for p, q in pairwise(vertices):
         rise = q[1] - p[1]
         if rise == 0.0:  # the search has put two vertices on one spot
             continue

@@ -106,7 +106,10 @@ def read_setup(obs: Observation, digest: str) -> Setup:
     if data is None:
         raise StoreError(f"{obs.url}/{setup_key(digest)} is missing: run the stage again")
     tree = json.loads(data)
-    layers = tuple(Layer(**(item | {"shape": tuple(item["shape"]), "planes": tuple(item["planes"])})) for item in tree.pop("layers"))
+    layers = tuple(
+        Layer(**(item | {"shape": tuple(item["shape"]), "planes": tuple(item["planes"])}))
+        for item in tree.pop("layers")
+    )
     for name in ("shape", "planes", "noise"):
         tree[name] = tuple(tree[name])
     return Setup(layers=layers, **tree)
@@ -125,7 +128,9 @@ def sky_levels(obs: Observation, exposures: Sequence[Exposure]) -> list[float]:
     return levels
 
 
-def make_layers(obs: Observation, exposures: Sequence[Exposure], weight_type: str, good_bits: str | None) -> tuple[Layer, ...]:
+def make_layers(
+    obs: Observation, exposures: Sequence[Exposure], weight_type: str, good_bits: str | None
+) -> tuple[Layer, ...]:
     """Return the layers of a mosaic in order.
 
     Raises
@@ -141,7 +146,9 @@ def make_layers(obs: Observation, exposures: Sequence[Exposure], weight_type: st
         default = "~DO_NOT_USE+NON_SCIENCE" if record.is_jwst else "0"
         bad = bad_bits(good_bits if good_bits is not None else default) if exposure.has("dq") else 0
         layers.append(
-            Layer(record.index, bit, exposure.group, record.row, record.shape, record.planes, level, weight, constant, bad)
+            Layer(
+                record.index, bit, exposure.group, record.row, record.shape, record.planes, level, weight, constant, bad
+            )
         )
     return tuple(layers)
 
@@ -152,14 +159,18 @@ def _weighting(exposure: Exposure, weight_type: str) -> tuple[str, float]:
     if weight_type == "exptime":
         time = record.measurement_time or record.exposure_time
         if not time or time <= 0 or not math.isfinite(time):
-            raise InputError(f"{record.url}: exposure time is {time}, so weight_type 'exptime' has no weight: use weight_type ivm or mend the header")
+            raise InputError(
+                f"{record.url}: exposure time is {time}, so weight_type 'exptime' has no weight: use weight_type ivm or mend the header"
+            )
         return "constant", float(time)
     if weight_type == "ivm" and exposure.has("var_rnoise"):
         return "var_rnoise", 1.0
     if weight_type in ("ivm", "weight_map") and exposure.has("weight"):
         return "weight", 1.0
     if weight_type == "weight_map":
-        raise InputError(f"{record.url}: no weight map came with it, so weight_type 'weight_map' has no weight: use ivm or none")
+        raise InputError(
+            f"{record.url}: no weight map came with it, so weight_type 'weight_map' has no weight: use ivm or none"
+        )
     return "constant", 1.0
 
 

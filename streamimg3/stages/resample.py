@@ -105,7 +105,11 @@ class Params:
             (self.pixmap_stepsize is None or self.pixmap_stepsize >= 1, "pixmap_stepsize", "at least 1"),
             (self.pixel_scale_ratio > 0, "pixel_scale_ratio", "positive"),
             (self.pixel_scale is None or self.pixel_scale > 0, "pixel_scale", "positive, in arcsec"),
-            (self.output_shape is None or min(self.output_shape) >= 1, "output_shape", "two positive integers, x then y"),
+            (
+                self.output_shape is None or min(self.output_shape) >= 1,
+                "output_shape",
+                "two positive integers, x then y",
+            ),
             (self.tile >= 16, "tile", "at least 16 pixels"),
             (self.fill is not None, "fillval", "a number, NAN or INDEF"),
         ]
@@ -143,7 +147,9 @@ def output_frame(obs: Observation, params: Params) -> MosaicFrame:
     if params.output_wcs:
         given = obs.document(OutputWcsDocument)
         if given is None:
-            raise InputError(f"{params.output_wcs}: the output WCS was not read into the store: give it on the command line")
+            raise InputError(
+                f"{params.output_wcs}: the output WCS was not read into the store: give it on the command line"
+            )
         shape = (params.output_shape[1], params.output_shape[0]) if params.output_shape else given.shape
         wcs = Wcs("gwcs", given.text.encode("latin-1"), shape)
         return given_frame(wcs, given.pixel_scale, first.record.pixar_sr, first.wcs)
@@ -159,7 +165,9 @@ def reference(exposure: Exposure) -> Reference:
     return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
 
 
-def prepare(obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None) -> tuple[Setup, MosaicFrame]:
+def prepare(
+    obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None
+) -> tuple[Setup, MosaicFrame]:
     """Work out frame, layers and planes of a mosaic; reads metadata only."""
     chosen = obs.exposures() if exposures is None else tuple(exposures)
     frame = output_frame(obs, params)
@@ -169,9 +177,13 @@ def prepare(obs: Observation, params: Params, path: str = "mosaic", exposures: S
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
     planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
-    maps = "scratch/maps/" + digest(_CODE, text, params.pixmap_stepsize, params.pixmap_order, [e.record.checksums for e in chosen])
+    maps = "scratch/maps/" + digest(
+        _CODE, text, params.pixmap_stepsize, params.pixmap_order, [e.record.checksums for e in chosen]
+    )
     options = {k: v for k, v in dataclasses.asdict(params).items() if k not in ("blendheaders", "output_wcs")}
-    mark = digest(_CODE, path, text, options, [e.record.checksums for e in chosen], [dataclasses.asdict(la) for la in layers])
+    mark = digest(
+        _CODE, path, text, options, [e.record.checksums for e in chosen], [dataclasses.asdict(la) for la in layers]
+    )
     fill = params.fill
     setup = Setup(
         mark, path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio, frame.measured,
@@ -180,7 +192,9 @@ def prepare(obs: Observation, params: Params, path: str = "mosaic", exposures: S
     return setup, frame
 
 
-def plan(obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None) -> list[Task]:
+def plan(
+    obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None
+) -> list[Task]:
     """Return the tasks, one per mosaic tile that any exposure touches (pixel maps are made if they are not kept yet).
 
     Parameters
@@ -276,7 +290,9 @@ def document_name(path: str) -> str:
     return NAME if path == "mosaic" else f"{NAME}-{path.rsplit('/', 1)[1]}"
 
 
-def _run_one(obs: Observation, params: Params, runner: Runner, path: str, exposures: Sequence[Exposure]) -> ResampleDocument:
+def _run_one(
+    obs: Observation, params: Params, runner: Runner, path: str, exposures: Sequence[Exposure]
+) -> ResampleDocument:
     setup, frame = prepare(obs, params, path, exposures)
     name = document_name(path)
     kept = obs.document(ResampleDocument, name)
@@ -320,7 +336,12 @@ def _cost(outcome: Outcome) -> StageCost:
 
 
 def _document(
-    setup: Setup, frame: MosaicFrame, params: Params, exposures: Sequence[Exposure], errors: list[float | None], cost: StageCost
+    setup: Setup,
+    frame: MosaicFrame,
+    params: Params,
+    exposures: Sequence[Exposure],
+    errors: list[float | None],
+    cost: StageCost,
 ) -> ResampleDocument:
     region = footprint.union([e.record.s_region for e in exposures], frame.wcs)
     notes = [] if setup.noise or not params.enable_err else ["no exposure has ERR or variances: the mosaic has no ERR"]

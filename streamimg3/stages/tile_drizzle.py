@@ -16,7 +16,7 @@ from streamimg3.kernels import pixels, spline
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.sky.pixmap import PixelMap, exact_window
 from streamimg3.stages.layers import Layer, Setup, read_map
-from streamimg3.store import Exposure, Observation
+from streamimg3.store import Observation
 from streamimg3.store.layout import CHUNK, VARIANCES
 
 F4 = NDArray[np.float32]
@@ -45,7 +45,9 @@ class Clock:
 def canvas_memory(setup: Setup) -> int:
     """Bytes that the accumulators of one tile take, with the codec's copies of the plane being written."""
     m = len(setup.noise)
-    per_pixel = 4 * (1 + setup.drizzle_err) + 4 + 4 + 2 + 4 * (1 + m) * bool(m) + 8 * m + 4 * ("dq" in setup.planes) + 16
+    per_pixel = (
+        4 * (1 + setup.drizzle_err) + 4 + 4 + 2 + 4 * (1 + m) * bool(m) + 8 * m + 4 * ("dq" in setup.planes) + 16
+    )
     return setup.tile * setup.tile * per_pixel
 
 
@@ -220,7 +222,9 @@ def _blank_outside(valid: Box, box: Box, *planes: F8) -> None:
         plane[~keep] = np.nan
 
 
-def _flush(obs: Observation, setup: Setup, canvas: Canvas, depth: NDArray[np.uint16], box: Box, word: int, clock: Clock) -> None:
+def _flush(
+    obs: Observation, setup: Setup, canvas: Canvas, depth: NDArray[np.uint16], box: Box, word: int, clock: Clock
+) -> None:
     """Write the context plane of 32 exposures, count them, and clear it for the next."""
     with clock.on("write"):
         depth += np.bitwise_count(canvas.context.view(np.uint32))
@@ -229,13 +233,20 @@ def _flush(obs: Observation, setup: Setup, canvas: Canvas, depth: NDArray[np.uin
         canvas.context[:] = 0
 
 
-def _finish(obs: Observation, setup: Setup, canvas: Canvas, sums: Sums, depth: NDArray[np.uint16], box: Box, clock: Clock) -> None:
+def _finish(
+    obs: Observation, setup: Setup, canvas: Canvas, sums: Sums, depth: NDArray[np.uint16], box: Box, clock: Clock
+) -> None:
     """Turn the sums into planes and write them."""
     divisor = np.float64(setup.ratio) if setup.measured else setup.ratio
     empty = canvas.weight == 0
     with clock.on("drizzle"):
         canvas.data[0][empty] = math.nan if setup.fill is None else setup.fill
-        planes: dict[str, NDArray[np.generic]] = {"sci": canvas.data[0], "wht": canvas.weight, "ncontrib": depth, "dq": canvas.dq}
+        planes: dict[str, NDArray[np.generic]] = {
+            "sci": canvas.data[0],
+            "wht": canvas.weight,
+            "ncontrib": depth,
+            "dq": canvas.dq,
+        }
         if setup.drizzle_err:
             planes["err"] = np.where(empty, np.float32(np.nan), canvas.data[1] / divisor).astype(np.float32)
         if setup.noise:

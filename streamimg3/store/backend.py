@@ -116,7 +116,9 @@ def _open(url: str, options: Options) -> Store:
             return _open_s3(url, dict(options))
         return _open_fsspec(url, dict(options))
     except ImportError as error:
-        raise InputError(f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'") from error
+        raise InputError(
+            f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'"
+        ) from error
 
 
 def _open_s3(url: str, options: dict[str, str]) -> Store:
@@ -124,7 +126,13 @@ def _open_s3(url: str, options: dict[str, str]) -> Store:
     from obstore.store import S3Store
     from zarr.storage import ObjectStore
 
-    names = {"key": "access_key_id", "secret": "secret_access_key", "endpoint_url": "endpoint", "region": "region", "token": "session_token"}
+    names = {
+        "key": "access_key_id",
+        "secret": "secret_access_key",
+        "endpoint_url": "endpoint",
+        "region": "region",
+        "token": "session_token",
+    }
     config: dict[str, str | bool] = {names[k]: v for k, v in options.items() if k in names}
     endpoint = str(config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if endpoint:

@@ -53,7 +53,9 @@ def check_schema(kind: str, version: int, ours: tuple[str, int], where: str) -> 
     if kind != ours[0]:
         raise StoreError(f"{where} holds {kind!r} where {ours[0]!r} was expected: is this the right store?")
     if version > ours[1]:
-        raise StoreError(f"{where} has schema version {version}, newer than the {ours[1]} this software reads: upgrade streamimg3")
+        raise StoreError(
+            f"{where} has schema version {version}, newer than the {ours[1]} this software reads: upgrade streamimg3"
+        )
 
 
 def _revive(kind: Any, value: Any) -> Any:

@@ -39,6 +39,8 @@ def bad_bits(good: str | int | None) -> int:
     for name in filter(None, re.split(r"[+,|]\s*", text.lstrip("~ ").strip("()"))):
         word = name.strip().upper()
         if not word.isdigit() and word not in FLAGS:
-            raise InputError(f"good_bits names '{name}', which is no flag: use numbers or names such as {', '.join(list(FLAGS)[:5])}")
+            raise InputError(
+                f"good_bits names '{name}', which is no flag: use numbers or names such as {', '.join(list(FLAGS)[:5])}"
+            )
         total |= int(word) if word.isdigit() else FLAGS[word]
     return total if invert else _ALL & ~total

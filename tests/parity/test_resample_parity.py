@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from compare_products import compare_planes, ulp_distance
-from parity_cases import CASES, FIELDS, SMALL
+from compare_products import compare_planes, ulp_distance  # noqa: E402
+from parity_cases import CASES, FIELDS, SMALL  # noqa: E402
 
 PLANES = {"SCI", "ERR", "CON", "WHT", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "headers"}
 NORMAL = st.floats(width=32, allow_nan=False, allow_infinity=False)

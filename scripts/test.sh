@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Set up and run the tests.
+# Usage: bash scripts/test.sh            the quick suite (minutes)
+#        bash scripts/test.sh --long     the long ones: real S3 server, kills, memory, the reference beside
+#        bash scripts/test.sh --lint     ruff and mypy
+#        anything else goes to pytest
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+long="parity or scale or s3 or faults or browser"
+cd "$here"
+case "${1:-}" in
+--lint)
+    . scripts/environment.sh "[dev]"
+    ruff check .
+    ruff format --check .
+    mypy
+    ;;
+--long)
+    . scripts/environment.sh "[test]"
+    shift
+    python -m pytest -m "$long" "$@"
+    ;;
+*)
+    . scripts/environment.sh "[test]"
+    python -m pytest -m "not ($long)" "$@"
+    ;;
+esac

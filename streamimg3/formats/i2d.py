@@ -1,0 +1,219 @@
+"""Mosaics out of the store: ``<product>_i2d.fits`` with the extensions, types and keywords of JWST's products (spec image3 §10)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from streamimg3.errors import InputError
+from streamimg3.formats.blend import Column, generic_table, jwst_table, packed
+from streamimg3.formats.fits_stream import Image, Unit, Whole, primary, table, write_units
+from streamimg3.formats.i2d_header import Headers, Mosaic, generic_headers, generic_rows, jwst_headers, jwst_rows
+from streamimg3.formats.names import absolute, common_root, is_remote
+from streamimg3.formats.publish import open_product
+from streamimg3.geometry import Box
+from streamimg3.store import Observation
+from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
+from streamimg3.store.layout import PLANES
+
+_EXTENSIONS = {
+    "sci": "SCI",
+    "err": "ERR",
+    "dq": "DQ",
+    "con": "CON",
+    "wht": "WHT",
+    "var_poisson": "VAR_POISSON",
+    "var_rnoise": "VAR_RNOISE",
+    "var_flat": "VAR_FLAT",
+}
+_TREE_NAMES = {"sci": "data"}
+_BANDS = 4  # copies of a band that are in memory: one being written, one being read with its shards
+_SPARE = 16 * 2**20
+_NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
+
+
+def export_i2d(
+    obs: Observation,
+    destination: str,
+    options: Mapping[str, str],
+    *,
+    name: str = "resample",
+    limit: int | None = None,
+    statuses: Mapping[str, str] | None = None,
+) -> str:
+    """Write a mosaic of the store as a FITS file.
+
+    Parameters
+    ----------
+    obs : Observation
+        A store that holds a finished mosaic.
+    destination : str
+        Folder, or path or URL ending in ``.fits``, local or remote.
+    options : mapping of str to str
+        Storage options of the destination.
+    name : str
+        Name of the mosaic's document.
+    limit : int, optional
+        Bytes that this process may hold altogether; bands are made lower to keep to it.
+    statuses : mapping of str to str, optional
+        Status of the pipeline's steps (``{"tweakreg": "SKIPPED"}``) for the ``S_xxxxxx`` keywords.
+
+    Returns
+    -------
+    str
+        Path or URL of the product.
+
+    Raises
+    ------
+    InputError
+        If the store holds no such mosaic.
+    StoreError
+        If pixels cannot be read or the product cannot be written; nothing is left under its name.
+    """
+    document = obs.document(ResampleDocument, name)
+    if document is None:
+        raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
+    url = _url(obs, document, destination, name)
+    units = _units(obs, _mosaic(obs, document, url, statuses or {}), limit)
+    with open_product(url, options) as product:
+        write_units(product, units)
+    return url
+
+
+def _url(obs: Observation, document: ResampleDocument, destination: str, name: str) -> str:
+    if destination.lower().endswith(".fits"):
+        return absolute(destination)
+    association = obs.document(AssociationDocument)
+    if name != "resample":  # one exposure group; the name is the one the reference gives to such mosaics
+        root = f"{name.removeprefix('resample-')}_outlier"
+    else:
+        root = association.product if association is not None else ""
+        root = root or common_root([r.filename for r in obs.records()])
+    folder = absolute(destination)
+    return posixpath.join(folder, f"{root}_i2d.fits") if is_remote(folder) else os.path.join(folder, f"{root}_i2d.fits")
+
+
+def _mosaic(obs: Observation, document: ResampleDocument, url: str, statuses: Mapping[str, str]) -> Mosaic:
+    everything = obs.exposures()
+    chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
+    name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
+    return Mosaic(document, chosen, name, statuses, obs.document(AssociationDocument), obs.document(SkyDocument))
+
+
+def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:
+    """All header-data units in order; of the pixels, only where to read them."""
+    headers, columns = _described(mosaic)
+    units: list[Unit] = [primary(headers.primary)]
+    units += _images(obs, mosaic.document, {"SCI": headers.sci, "ERR": headers.err}, limit)
+    if columns:
+        hdrtab = table("HDRTAB", [(c.name, c.form) for c in columns], packed(columns), len(mosaic.exposures))
+        units.append(Whole(fits.Header([*hdrtab.header.cards, fits.Card("EXTVER", 1, "extension value")]), hdrtab.data))
+    tree = _tree(mosaic, headers, columns, units)
+    return [*units, table("ASDF", [("ASDF_METADATA", f"{len(tree)}B")], tree, 1)]
+
+
+def _described(mosaic: Mosaic) -> tuple[Headers, list[Column]]:
+    """Headers and the columns of HDRTAB, none where headers are not to be merged."""
+    blended = mosaic.document.parameters.get("blendheaders", True)
+    if mosaic.is_jwst:
+        rows = jwst_rows(mosaic)
+        return jwst_headers(mosaic, rows), jwst_table(rows) if blended else []
+    generic = generic_rows(mosaic)
+    return generic_headers(mosaic, generic), generic_table(generic) if blended else []
+
+
+# ---------------------------------------------------------------- pixels
+def _images(obs: Observation, document: ResampleDocument, cards: Mapping[str, Sequence[fits.Card]], limit: int | None) -> list[Image]:
+    found = []
+    for plane, extension in _EXTENSIONS.items():
+        if plane in document.planes:
+            path = f"{document.path}/{plane}"
+            shape = tuple(obs.array(path).shape)
+            kind = PLANES[plane].dtype
+            rows = _band_rows(document, np.dtype(kind).itemsize, limit)
+            read = partial(_read, obs, path)
+            found.append(Image(extension, shape, kind, read, rows, tuple(cards.get(extension, ()))))
+    return found
+
+
+def _read(obs: Observation, path: str, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:
+    return obs.window(path, lead, Box(y0, 0, y1, obs.array(path).shape[-1]))
+
+
+def _band_rows(document: ResampleDocument, itemsize: int, limit: int | None) -> int:
+    """A tile's rows where they fit, else fewer: whole chunks if possible, so that none is decoded twice."""
+    tile = document.tile or document.shape[0]
+    if limit is None:
+        return tile
+    free = max(0, limit - _resident() - _SPARE)
+    rows = free // (_BANDS * document.shape[1] * itemsize)
+    chunk = max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
+    return tile if rows >= tile else max(1, min(tile, rows // chunk * chunk or rows))
+
+
+def _resident() -> int:
+    """Bytes of this process in memory (Linux); elsewhere the most there ever were."""
+    if sys.platform == "linux":
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# ---------------------------------------------------------------- metadata tree
+def _tree(mosaic: Mosaic, headers: Headers, columns: Sequence[Column], units: Sequence[Unit]) -> bytes:
+    """ASDF text: metadata and gWCS; arrays are references to their extensions."""
+    import asdf
+
+    nested: dict[str, object] = {"meta": {"wcs": mosaic.wcs.gwcs()}}
+    for path, value in headers.metadata.items():
+        _put(nested, path, value)
+    for setting in ("kernel", "fillval"):
+        if setting in mosaic.document.parameters:
+            _put(nested, f"meta.resample.{setting}", str(mosaic.document.parameters[setting]))
+    names = {extension: _TREE_NAMES.get(plane, plane) for plane, extension in _EXTENSIONS.items()}
+    for unit in units:
+        if isinstance(unit, Image):
+            nested[names[unit.name]] = _reference(unit.name, unit.dtype, unit.shape)
+    if columns:
+        nested["hdrtab"] = _reference("HDRTAB", [_column_type(c) for c in columns], (len(columns[0].values),))
+    nested["_fits_hash"] = hashlib.sha256(b"".join(u.header.tostring().encode("ascii") for u in units)).hexdigest()
+    nested["extra_fits"] = {"PRIMARY": {"header": [[c.keyword, c.value, c.comment] for c in headers.primary if c.keyword == "S3VER"]}}
+    stream = io.BytesIO()
+    asdf.AsdfFile(nested).write_to(stream, all_array_storage="inline")
+    return stream.getvalue()
+
+
+def _put(tree: dict[str, object], path: str, value: object) -> None:
+    *folders, last = path.split(".")
+    for folder in folders:
+        inner = tree.setdefault(folder, {})
+        if not isinstance(inner, dict):
+            raise TypeError(f"{path}: {folder} holds a value already")
+        tree = inner
+    tree[last] = value
+
+
+def _reference(extension: str, datatype: object, shape: tuple[int, ...]) -> object:
+    """An array that lies in another extension of the same file, as JWST's data models refer to it."""
+    from asdf.tagged import TaggedDict
+
+    facts = {"source": f"fits:{extension},1", "datatype": datatype, "byteorder": "big", "shape": list(shape)}
+    return TaggedDict(facts, _NDARRAY)
+
+
+def _column_type(column: Column) -> dict[str, object]:
+    kinds = {"K": "int64", "D": "float64", "L": "int8"}
+    width = column.values.dtype.itemsize
+    return {"name": column.name, "byteorder": "big", "datatype": kinds.get(column.form) or ["ascii", width]}

@@ -1,0 +1,409 @@
+"""Headers of a mosaic: exposure metadata merged, then what the mosaic itself decides (spec image3 §7.7), in the order of JWST products."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from astropy.io import fits
+
+from streamimg3.formats.blend import (
+    Metadata,
+    Value,
+    blend,
+    card_values,
+    exposure_metadata,
+    jwst_keywords,
+    keyword_at,
+    merge,
+    readable_cards,
+)
+from streamimg3.formats.fits_file import parse_cards, quietly
+from streamimg3.formats.names import file_name
+from streamimg3.sky.mosaic_frame import linear_terms
+from streamimg3.sky.wcs import Wcs
+from streamimg3.store import Exposure, ExposureRecord
+from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
+
+# Steps that come after the mosaic has been made, whose status it cannot carry
+_LATER = ("resample", "source_catalog")
+_REMOVED = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+_EXPOSURE_TIMES = ("EXPTIME", "XPOSURE", "EFFEXPTM", "EXPOSURE", "EXP_TIME", "TEXPTIME", "ITIME")
+_FIRST_TIMES = ("EXPSTART", "MJD-BEG", "MJD-OBS", "MJD_OBS", "DATE-OBS", "DATE-BEG")
+_LAST_TIMES = ("EXPEND", "MJD-END", "MJD_END", "DATE-END")
+_NAMES = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "FILTER1", "FILTER2")
+
+_STRUCTURE = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|DATAM(IN|AX)|EXT(NAME|VER|LEVEL)"
+    r"|INHERIT|[CZ]HECKSUM|Z?DATASUM|DATE|FILENAME|TFIELDS|END"
+)
+_WCS = re.compile(
+    r"(CRVAL|CRPIX|CDELT|CROTA|CTYPE|CUNIT|CRDER|CSYER|CNAME)\d[A-Z]?|((CD|PC)\d_\d|P[VS]\d_\d+)[A-Z]?"
+    r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|(LONPOLE|LATPOLE|EQUINOX|RADESYS|WCSAXES|WCSNAME)[A-Z]?|EPOCH|RADECSYS|WAT\d_\d+"
+    r"|C[PQ](DIS|ERR)\d|D[PQ]\d.*|D2IM.*|AXISCORR|AMD[XY]\d+|PPO\d|[XY]PIXELSZ|PLT(RA|DEC)\w+|CNPIX\d|LTV\d|LTM\d_\d"
+    r"|ORIENTAT|S_REGION|WCSDVARR"
+)
+
+# Keywords that no exposure brings along; all others keep the comment that they had
+_COMMENTS = {
+    "DATE": "UTC time at which this file was written",
+    "FILENAME": "name of this file",
+    "ASNPOOL": "association pool",
+    "ASNTABLE": "association that lists the exposures",
+    "NDRIZ": "exposure groups in the mosaic",
+    "RESWHT": "what pixels were weighted by",
+    "PIXFRAC": "drop size in input pixels",
+    "PXSCLRT": "output over input pixel scale",
+    "XPOSURE": "[s] exposure time",
+    "TELAPSE": "[s] sum of the exposures' durations",
+    "EXPTIME": "[s] exposure time",
+    "PIXAR_SR": "[sr] area of a pixel",
+    "PIXAR_A2": "[arcsec2] area of a pixel",
+    "BUNIT": "unit of the pixel values",
+    "RADESYS": "celestial reference system",
+    "S_REGION": "outline of the covered sky",
+    "WCSAXES": "number of WCS axes",
+    "S3VER": "version of streamimg3 that made this mosaic",
+}
+_COMMENT_PATTERNS = (
+    (re.compile(r"CRPIX(\d)"), "[pixel] reference pixel, axis {}, from 1"),
+    (re.compile(r"CRVAL(\d)"), "[deg] sky position of the reference pixel"),
+    (re.compile(r"CTYPE(\d)"), "coordinate and projection, axis {}"),
+    (re.compile(r"CUNIT(\d)"), "unit of axis {}"),
+    (re.compile(r"CDELT(\d)"), "[deg/pixel] scale of axis {}"),
+    (re.compile(r"(?:PC|CD)(\d_\d)"), "matrix element {}"),
+    (re.compile(r"S_(\w+)"), "status of a processing step"),
+)
+# Headings of sections that exposures may lack
+_HEADINGS = {
+    "meta.asn": "Association information",
+    "meta.cal_step": "Calibration step information",
+    "meta.resample": "Resample Parameters",
+    "meta.background": "Background information",
+    "meta.exposure": "Exposure parameters",
+    "meta.photometry": "Photometry information",
+    "meta.coordinates": "Information about the coordinates in the file",
+    "meta.wcsinfo": "WCS parameters",
+}
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """What the headers of a mosaic are made from.
+
+    Parameters
+    ----------
+    document : ResampleDocument
+        The mosaic's own facts.
+    exposures : tuple of Exposure
+        Those in the mosaic, in order.
+    filename : str
+        Name of the product.
+    statuses : mapping of str to str
+        Status of the pipeline's steps, by the step's name.
+    association : AssociationDocument or None
+        What was combined.
+    sky : SkyDocument or None
+        Background levels, where skymatch has run.
+    """
+
+    document: ResampleDocument
+    exposures: tuple[Exposure, ...]
+    filename: str
+    statuses: Mapping[str, str]
+    association: AssociationDocument | None = None
+    sky: SkyDocument | None = None
+
+    @property
+    def is_jwst(self) -> bool:
+        """Whether all exposures carry JWST's keywords."""
+        return all(e.record.is_jwst for e in self.exposures)
+
+    @property
+    def wcs(self) -> Wcs:
+        """The frame."""
+        return Wcs("gwcs", self.document.wcs_asdf.encode("latin-1"), self.document.shape)
+
+
+@dataclass(frozen=True)
+class Headers:
+    """Cards of a mosaic's extensions, without structural ones, and the metadata tree's values by place."""
+
+    primary: list[fits.Card]
+    sci: list[fits.Card]
+    err: list[fits.Card]
+    metadata: Metadata
+
+
+# ---------------------------------------------------------------- what the mosaic decides
+Changes = dict[str, Value | None]  # None = the keyword is removed
+
+
+def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
+    """Return the keywords of PRIMARY and SCI that the mosaic decides, whatever the exposures say."""
+    document, settings = mosaic.document, mosaic.document.parameters
+    groups = _first_of_groups([e.record for e in mosaic.exposures])
+    primary: Changes = {"DATE": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3], "FILENAME": mosaic.filename}
+    primary |= _association(mosaic) | {"BKGLEVEL": None, "BKGSUB": None}
+    primary |= _steps(mosaic) | {_status_keyword("resample"): document.status}
+    primary |= {
+        "NDRIZ": len(groups),
+        "RESWHT": str(settings.get("weight_type", "ivm")),
+        "PIXFRAC": float(settings.get("pixfrac", 1.0)),
+        "PXSCLRT": float(document.pixel_scale_ratio),
+    }
+    area = document.pixel_scale**2
+    sci: Changes = {"PIXAR_SR": float(area / np.rad2deg(3600) ** 2), "PIXAR_A2": float(area)}
+    sci |= dict.fromkeys(_REMOVED) | wcs_keywords(mosaic.wcs) | {"S_REGION": document.s_region}
+    return primary, sci
+
+
+def _first_of_groups(records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
+    """The first exposure of each group: detectors that were exposed together count once."""
+    first: dict[str, ExposureRecord] = {}
+    for record in records:
+        first.setdefault(record.group_id, record)
+    return list(first.values())
+
+
+def _association(mosaic: Mosaic) -> Changes:
+    asn = mosaic.association
+    found: Changes = {}
+    if asn is not None and asn.pool:
+        found["ASNPOOL"] = asn.pool
+    if asn is not None and asn.table:
+        found["ASNTABLE"] = file_name(asn.table)
+    return found
+
+
+def _steps(mosaic: Mosaic) -> Changes:
+    return {_status_keyword(step): status for step, status in mosaic.statuses.items() if step not in _LATER}
+
+
+def _status_keyword(step: str) -> str:
+    keyword = keyword_at(f"meta.cal_step.{step}")
+    return keyword.name if keyword else f"S_{step[:6].upper()}"
+
+
+def wcs_keywords(wcs: Wcs) -> dict[str, Value]:
+    """Return the FITS WCS of a mosaic: exact for a tangent-plane gWCS, else fitted with straight axes (spec §7.7)."""
+    exact = linear_terms(wcs)
+    if exact is not None:
+        return {"WCSAXES": 2, "RADESYS": "ICRS", **exact}
+    (y0, y1), (x0, x1) = wcs.bounds or ((-0.5, wcs.shape[0] - 0.5), (-0.5, wcs.shape[1] - 0.5))
+    fitted = wcs.gwcs().to_fits_sip(bounding_box=((x0, x1), (y0, y1)), degree=1, max_pix_error=None, npoints=12)
+    kept = re.compile(r"WCSAXES|(CRPIX|CRVAL|CTYPE|CUNIT)[12]|CD[12]_[12]|RADESYS")
+    found: dict[str, Value] = {key: fitted[key] for key in fitted if kept.fullmatch(key)}
+    return found | {key: str(found[key]).removesuffix("-SIP") for key in ("CTYPE1", "CTYPE2")}
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """Sum from left to right, as the reference does; None where no value is known."""
+    known = [v for v in values if v is not None]
+    total = 0.0
+    for value in known:
+        total += value
+    return total if known else None
+
+
+def _own_card() -> fits.Card:
+    try:
+        number = version("streamimg3")
+    except PackageNotFoundError:
+        number = "not installed"
+    return fits.Card("S3VER", number, _COMMENTS["S3VER"])
+
+
+def _card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
+    comment = comments.get(name) or _COMMENTS.get(name, "")
+    if not comment:
+        comment = next((text.format(m[1]) for p, text in _COMMENT_PATTERNS if (m := p.fullmatch(name))), "")
+    if isinstance(value, str):
+        value = re.sub(r"[^ -~]", "?", value)  # FITS headers hold printable ASCII only
+    card = fits.Card(name, value, comment)
+    with quietly():  # astropy remarks that a long comment is cut
+        str(card)
+    return card
+
+
+def _notes(mosaic: Mosaic) -> list[fits.Card]:
+    return [fits.Card("HISTORY", re.sub(r"[^ -~]", "?", note)[:72]) for note in mosaic.document.notes]
+
+
+# ---------------------------------------------------------------- JWST
+def jwst_rows(mosaic: Mosaic) -> list[Metadata]:
+    """Return the metadata of every exposure as the mosaic saw it: its cards, association, step statuses and background."""
+    rows = []
+    common = {path: v for (path, v) in _placed("PRIMARY", _association(mosaic) | _steps(mosaic)).items() if v is not None}
+    for exposure in mosaic.exposures:
+        rows.append(exposure_metadata(exposure) | common | _background(mosaic, exposure.record.index))
+    return rows
+
+
+def _background(mosaic: Mosaic, index: int) -> Metadata:
+    if mosaic.sky is None or mosaic.statuses.get("skymatch") == "SKIPPED":
+        return {}
+    level = mosaic.sky.levels[index]
+    if level is None:
+        return {"meta.cal_step.skymatch": "SKIPPED"}
+    return {"meta.background.method": mosaic.sky.method, "meta.background.level": level, "meta.background.subtracted": False}
+
+
+def _placed(hdu: str, changes: Changes) -> dict[str, Value | None]:
+    """Keywords that JWST has, by their place in the metadata tree."""
+    return {k.path: changes[k.name] for k in jwst_keywords() if k.hdu == hdu and k.name in changes}
+
+
+def jwst_headers(mosaic: Mosaic, rows: Sequence[Metadata]) -> Headers:
+    """Return the headers of a mosaic of JWST exposures.
+
+    Parameters
+    ----------
+    mosaic : Mosaic
+        The mosaic.
+    rows : sequence of Metadata
+        Of all exposures; with ``blendheaders`` off only the first is used.
+    """
+    merged: dict[str, Value | None] = dict(blend(rows) if mosaic.document.parameters.get("blendheaders", True) else rows[0])
+    primary, sci = decided(mosaic)
+    merged |= _placed("PRIMARY", primary | _jwst_times(mosaic) | {"DATAMODL": "ImageModel"})
+    merged |= _placed("SCI", sci | _jwst_elapsed(mosaic))
+    metadata = {path: value for path, value in merged.items() if value is not None}
+    if "err" in mosaic.document.planes and "meta.bunit_data" in metadata:
+        metadata["meta.bunit_err"] = metadata["meta.bunit_data"]
+    cards = _arranged(metadata, *(mosaic.exposures[0].cards(h) for h in ("primary", "sci")))
+    return Headers([*cards["PRIMARY"], _own_card(), *_notes(mosaic)], cards["SCI"], cards["ERR"], metadata)
+
+
+def _jwst_times(mosaic: Mosaic) -> Changes:
+    """Times of the whole mosaic in PRIMARY; detectors that were exposed together count once."""
+    groups = _first_of_groups([e.record for e in mosaic.exposures])
+    measured = [r.measurement_time for r in groups]
+    starts, ends = ([t for r in groups if (t := getattr(r, name)) is not None] for name in ("start_mjd", "end_mjd"))
+    return {
+        "EFFEXPTM": _total([r.exposure_time for r in groups]),
+        "TMEASURE": None if None in measured else _total(measured),
+        "DURATION": _total([r.duration for r in groups]),
+        "EXPSTART": min(starts, default=None),
+        "EXPEND": max(ends, default=None),
+    }
+
+
+def _jwst_elapsed(mosaic: Mosaic) -> Changes:
+    times = _jwst_times(mosaic)
+    return {"XPOSURE": times["EFFEXPTM"], "TELAPSE": times["DURATION"]}
+
+
+def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[str, list[fits.Card]]:
+    """Cards of each extension in JWST's order, under the section headings of the first exposure."""
+    comments: dict[str, str] = {}
+    headings = dict(_HEADINGS)
+    for hdu, cards in (("SCI", sci_cards), ("PRIMARY", primary_cards)):
+        comments |= {card.keyword: card.comment for card in readable_cards(cards) if card.comment}
+        headings |= _headings(hdu, cards)
+    arranged: dict[str, list[fits.Card]] = {"PRIMARY": [], "SCI": [], "ERR": []}
+    written: set[str] = set()
+    for keyword in jwst_keywords():
+        if keyword.path in metadata:
+            section = _section(keyword.path)
+            if section in headings and section not in written:
+                arranged[keyword.hdu] += [fits.Card("", ""), fits.Card("", headings[section]), fits.Card("", "")]
+            written.add(section)
+            arranged[keyword.hdu].append(_card(keyword.name, metadata[keyword.path], comments))
+    return arranged
+
+
+def _section(path: str) -> str:
+    return ".".join(path.split(".")[:2]) if path.count(".") > 1 else ""
+
+
+def _headings(hdu: str, cards: str) -> dict[str, str]:
+    """Section -> heading, from the blank-keyword cards in front of the section's first keyword."""
+    paths = {(k.hdu, k.name): k.path for k in jwst_keywords()}
+    found: dict[str, str] = {}
+    heading = ""
+    for card in parse_cards(cards).cards:
+        if card.keyword == "":
+            heading = str(card.value).strip() or heading
+        elif heading:
+            section = _section(paths.get((hdu, card.keyword), ""))
+            found |= {section: heading} if section else {}
+            heading = ""
+    return found
+
+
+# ---------------------------------------------------------------- any other telescope
+def generic_rows(mosaic: Mosaic) -> list[dict[str, Value]]:
+    """Return keyword -> value of every exposure; what is in both headers is the image's own."""
+    rows = []
+    for exposure in mosaic.exposures:
+        merged = card_values(exposure.cards("primary")) | card_values(exposure.cards("sci"))
+        simple = {k: v for k, v in merged.items() if len(k) <= 8 and not _STRUCTURE.fullmatch(k)}
+        rows.append({"FILENAME": exposure.record.filename, **simple})
+    return rows
+
+
+def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Headers:
+    """Return the headers of a mosaic of any other telescope: the first exposure's without structure and WCS, then ours.
+
+    Parameters
+    ----------
+    mosaic : Mosaic
+        The mosaic.
+    rows : sequence of mapping
+        Keywords of all exposures.
+    """
+    texts = [mosaic.exposures[0].cards(h) for h in ("primary", "sci")]
+    primary = {c.keyword: c for c in _plain(texts[0])}
+    sci = {} if texts[0] == texts[1] else {c.keyword: c for c in _plain(texts[1])}
+    own = decided(mosaic)
+    blended = _generic_changes(mosaic, rows) if mosaic.document.parameters.get("blendheaders", True) else {}
+    for name, value in blended.items():
+        _change(sci if name in sci else primary, name, value)
+    if (unit := mosaic.exposures[0].record.bunit) is not None:
+        primary.pop("BUNIT", None)
+        own[1]["BUNIT"] = unit
+    for cards, changes in zip((primary, sci), own, strict=True):
+        for name, value in changes.items():
+            _change(cards, name, value)
+    err = [sci["BUNIT"]] if "BUNIT" in sci else []
+    placed = {path: v for hdu, changes in zip(("PRIMARY", "SCI"), own, strict=True) for path, v in _placed(hdu, changes).items()}
+    metadata = {path: v for path, v in placed.items() if v is not None}
+    return Headers([*primary.values(), _own_card(), *_notes(mosaic)], list(sci.values()), err, metadata)
+
+
+def _plain(cards: str) -> Iterator[fits.Card]:
+    for card in readable_cards(cards):
+        if not (_STRUCTURE.fullmatch(card.keyword) or _WCS.fullmatch(card.keyword)):
+            yield card
+
+
+def _change(cards: dict[str, fits.Card], name: str, value: Value | None) -> None:
+    old = cards.get(name)
+    if value is None:
+        cards.pop(name, None)
+    else:
+        cards[name] = _card(name, value, {name: old.comment} if old is not None else {})
+
+
+def _generic_changes(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Changes:
+    """Times and names of all exposures together, for the keywords that the first one has."""
+    first, changes = rows[0], Changes()
+    total = _total([r.exposure_time for r in _first_of_groups([e.record for e in mosaic.exposures])])
+    if total is not None:
+        known = [k for k in _EXPOSURE_TIMES if k in first and _same(first[k], mosaic.exposures[0].record.exposure_time)]
+        changes |= dict.fromkeys(known or ["EXPTIME"], total)
+    for rule, names in (("min", _FIRST_TIMES), ("max", _LAST_TIMES), ("multi", _NAMES)):
+        for name in names:
+            if name in first:
+                changes[name] = merge(rule, [row[name] for row in rows if name in row])
+    return changes
+
+
+def _same(value: Value, other: float | None) -> bool:
+    return other is not None and not isinstance(value, str | bool) and math.isclose(value, other, rel_tol=1e-9)
