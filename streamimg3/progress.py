@@ -98,10 +98,10 @@ class Reporter(Progress):
         )  # fmt: skip
         if not outcome.tasks_done:
             return
-        rate = outcome.pixels / 1e6 / max(outcome.wall_s, 1e-9)
+        mpix = outcome.pixels / 1e6
         self._say(
-            f"{stage}: {outcome.tasks_done} tasks, {outcome.pixels / 1e6:.1f} million pixels read at {rate:.1f} million/s, in {outcome.wall_s:.1f} s ({outcome.cpu_s:.1f} s of processor time),"
-            f" peak memory {show_size(outcome.peak_rss)}"
+            f"{stage}: {outcome.tasks_done} tasks, {mpix:.1f} Mpix in {outcome.wall_s:.1f} s ({mpix / max(outcome.wall_s, 1e-9):.1f} Mpix/s,"
+            f" {outcome.cpu_s:.1f} s of processor time), peak memory {show_size(outcome.peak_rss)}"
         )
 
     def note(self, text: str) -> None:

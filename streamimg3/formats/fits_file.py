@@ -231,6 +231,8 @@ def _damage(what: str) -> Iterator[None]:
     """Turn whatever astropy trips over in a damaged file (it has no common error for this) into one line."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as exc:
         raise InputError(f"{what} ({one_line(exc)}); fetch the file again") from exc
 
@@ -355,7 +357,8 @@ def _as_float32(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 def _as_flags(rows: NDArray[np.generic]) -> NDArray[np.uint32]:
     if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly, BLANK is NaN
-        known = np.where((rows >= 0) & (rows < 2.0**32), rows, 1.0)
+        values = rows.astype(np.float64)
+        known = np.where((values >= 0) & (values < 2.0**32), values, 1.0)
         return np.ascontiguousarray(known, dtype=np.uint32)
     return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")).astype(np.uint32)
 

@@ -19,7 +19,7 @@ from streamimg3.geometry import Box
 from streamimg3.sky import footprint
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import ExposureRecord, Observation
-from streamimg3.store.documents import AssociationDocument, MemberEntry, _revive
+from streamimg3.store.documents import AssociationDocument, MemberEntry, revive
 from streamimg3.store.exposure import stack_path
 from streamimg3.store.layout import VARIANCES, chunking
 
@@ -192,7 +192,7 @@ def _read_band(source: Source, plane: Plane, y0: int, y1: int) -> NDArray[np.gen
 def commit(obs: Observation, count: int, digest: str) -> None:
     """Gather the records and mark the store as ingested."""
     keys = [f"ingest/{i:06d}.json" for i in range(count)]
-    records = [_revive(ExposureRecord, json.loads(obs.backend.get(key) or b"null")) for key in keys]
+    records = [revive(ExposureRecord, json.loads(obs.backend.get(key) or b"null")) for key in keys]
     obs.write_records(records)
     obs.write_root({"ingested": True, "ingest": digest, "exposures": [r.name for r in records]})
     obs.consolidate()

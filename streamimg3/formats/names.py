@@ -1,11 +1,10 @@
-"""Names of files and URLs: base names, product suffixes, companions, names that tell exposures apart."""
+"""Names of files and URLs: base names, product suffixes, companions."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -81,38 +80,6 @@ def root_name(url: str) -> str:
     """
     stem = _ANY_EXTENSION.sub("", file_name(url))
     return _SUFFIX.sub("", stem) or stem
-
-
-def unique_roots(urls: Sequence[str]) -> tuple[str, ...]:
-    """Return one root name per URL, all different.
-
-    Files of the same name in different folders get as many parent folders in front as it takes; files that differ only
-    in their suffix keep it; what is left is numbered.
-
-    Parameters
-    ----------
-    urls : sequence of str
-        Paths or URLs.
-
-    Returns
-    -------
-    tuple of str
-        In the order of `urls`.
-    """
-    names = [root_name(url) for url in urls]
-    for level in range(6):
-        uses = Counter(names)
-        if len(uses) == len(names):
-            return tuple(names)
-        names = [_longer(url, level) if uses[name] > 1 else name for name, url in zip(names, urls, strict=True)]
-    uses = Counter(names)
-    return tuple(f"{name}_{i}" if uses[name] > 1 else name for i, name in enumerate(names))
-
-
-def _longer(url: str, level: int) -> str:
-    stem = _ANY_EXTENSION.sub("", file_name(url))
-    folders = [part for part in url.split("?")[0].split("/")[:-1] if part and not part.endswith(":")]
-    return "_".join([*folders[max(0, len(folders) - level) :], stem])
 
 
 def common_root(urls: Sequence[str]) -> str:

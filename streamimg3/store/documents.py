@@ -43,7 +43,7 @@ class Document:
             raise StoreError(f"{where} is damaged ({error}): remove it and run the stage again") from error
         check_schema(kind, version, (f"streamimg3/{cls.kind}", cls.version), where)
         try:
-            return typing.cast(D, _revive(cls, tree))
+            return typing.cast(D, revive(cls, tree))
         except (TypeError, KeyError, ValueError) as error:
             raise StoreError(f"{where} does not fit its schema ({error}): remove it and run the stage again") from error
 
@@ -58,19 +58,19 @@ def check_schema(kind: str, version: int, ours: tuple[str, int], where: str) -> 
         )
 
 
-def _revive(kind: Any, value: Any) -> Any:
+def revive(kind: Any, value: Any) -> Any:
     """Turn parsed JSON into the annotated type."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        return _revive(next(a for a in args if a is not type(None)), value)
+        return revive(next(a for a in args if a is not type(None)), value)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{k: _revive(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
+        return kind(**{k: revive(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is tuple:
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
-        return tuple(_revive(a, v) for a, v in zip(inner, value, strict=True))
+        return tuple(revive(a, v) for a, v in zip(inner, value, strict=True))
     return float(value) if kind is float else value
 
 

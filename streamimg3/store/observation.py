@@ -16,7 +16,7 @@ from streamimg3.geometry import Box
 from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, normalise
 from streamimg3.store.documents import Document, check_schema
-from streamimg3.store.documents import _revive as revive
+from streamimg3.store.documents import revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 
 D = TypeVar("D", bound=Document)

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from streamimg3.errors import InputError
 from streamimg3.formats.association import Member, check_members, read_inputs
-from streamimg3.formats.names import common_root, file_name, relative_to, root_name, unique_roots
+from streamimg3.formats.names import common_root, file_name, relative_to, root_name
 
 
 def _asn(folder: Path, products: object, name: str = "field_asn.json", **more: object) -> Path:
@@ -268,18 +266,6 @@ def test_relative_to() -> None:
     assert relative_to("s3://b/asn/x.json", "https://c/a.fits") == "https://c/a.fits"
     assert relative_to("/d/x.json", "/e/a.fits") == "/e/a.fits"
     assert relative_to("file:///d/x.json", "a.fits") == "/d/a.fits"
-
-
-def test_unique_roots_of_twins() -> None:
-    assert unique_roots(["/n1/img.fits", "/n2/img.fits", "/n2/b_cal.fits"]) == ("n1_img", "n2_img", "b")
-    assert unique_roots(["/d/a_cal.fits", "/d/a_crf.fits"]) == ("a_cal", "a_crf")
-    assert unique_roots(["s3://b/1/a_cal.fits", "s3://b/2/a_cal.fits"]) == ("1_a_cal", "2_a_cal")
-
-
-@given(st.lists(st.from_regex(r"\A(/[ab]{1,2}){1,3}_(cal|crf)\.fits\Z"), min_size=1, max_size=12, unique=True))
-def test_unique_roots_never_repeat(urls: list[str]) -> None:
-    roots = unique_roots(urls)
-    assert len(roots) == len(urls) == len(set(roots))
 
 
 def test_import_is_light() -> None:
