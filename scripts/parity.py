@@ -83,7 +83,9 @@ def check(peer: Peer, case: Case) -> tuple[bool, list[Finding]]:
 
 def print_allowed(findings: Sequence[Finding]) -> None:
     """Print each kind of allowed header difference once, with its reason."""
-    allowed = {(f.hdu, f.keyword): f for f in findings if f.reason}
+    allowed: dict[tuple[str, str], Finding] = {}
+    for finding in filter(lambda f: f.reason, findings):
+        allowed.setdefault((finding.hdu, finding.keyword), finding)
     if allowed:
         print("\nallowed differences in the headers (first case that shows them):")
     for finding in allowed.values():

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 PEER_REQUIREMENTS = ("jwst==3.0.0", "pysiaf")
@@ -112,7 +112,8 @@ def make_field(peer: Peer, field: Field) -> Path:
     """Simulate `field` once and return its association file; a later call with the same recipe finds it again."""
     kit = os.environ.get(KIT_VARIABLE)
     folder = peer.work / "fields" / (field.name + ("-kit" if kit else ""))
-    recipe = json.dumps({"kit": bool(kit), **asdict(field)})
+    arguments = field.kit if kit else field.ours
+    recipe = json.dumps([bool(kit), arguments, field.border if kit else 0, field.members])
     stamp = folder / "recipe.json"
     if not (stamp.exists() and stamp.read_text() == recipe):
         print(f"simulating field {field.name}", flush=True)
@@ -121,7 +122,7 @@ def make_field(peer: Peer, field: Field) -> Path:
         if kit:
             _simulate_with_kit(peer, field, Path(kit), folder)
         else:
-            command = [sys.executable, "-m", "streamimg3", "simulate", str(folder), *field.ours]
+            command = [sys.executable, "-m", "streamimg3", "simulate", str(folder), *arguments]
             call(command, folder / "log.txt", folder)
         if field.members:
             _keep_first_members(_association(folder), field.members)

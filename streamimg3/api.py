@@ -282,7 +282,7 @@ def run(
     obs = _observation(inputs, session)
     image3.check(obs, params)
     _read_output_wcs(obs, params, session)
-    runner = session.runner("streamimg3.stages.resample")
+    runner = session.runner("streamimg3.stages.resample", "streamimg3.kernels.ready")
     statuses = image3.run(obs, params, runner, until)
     if statuses.get("resample") == "COMPLETE":
         export(obs, session, statuses)

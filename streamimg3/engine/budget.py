@@ -18,7 +18,7 @@ MIB = 2**20
 # Resident memory of idle processes, measured with numpy, zarr, numba and the compiled kernels loaded, rounded up
 WORKER = 190 * MIB
 SERVER = 150 * MIB  # the fork server that workers are copied from
-SLACK = 24 * MIB  # allocator and codec buffers that no array accounts for
+SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
 _UNITS = {
     "": 1,
     "b": 1,

@@ -36,8 +36,9 @@ _EXTENSIONS = {
     "var_flat": "VAR_FLAT",
 }
 _TREE_NAMES = {"sci": "data"}
-_BANDS = 4  # copies of a band that are in memory: one being written, one being read with its shards
-_SPARE = 16 * 2**20
+# Memory of the writer, measured: a band being written and one being read, ten times a shard's share of it in the codec
+_BANDS, _CODEC, _SPARE = 2, 10, 16 * 2**20
+_LEAST = 16  # rows of a band, however small the memory
 _NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
 
 
@@ -132,32 +133,42 @@ def _described(mosaic: Mosaic) -> tuple[Headers, list[Column]]:
 
 
 # ---------------------------------------------------------------- pixels
-def _images(obs: Observation, document: ResampleDocument, cards: Mapping[str, Sequence[fits.Card]], limit: int | None) -> list[Image]:
+def _images(
+    obs: Observation, document: ResampleDocument, cards: Mapping[str, Sequence[fits.Card]], limit: int | None
+) -> list[Image]:
     found = []
     for plane, extension in _EXTENSIONS.items():
         if plane in document.planes:
             path = f"{document.path}/{plane}"
-            shape = tuple(obs.array(path).shape)
-            kind = PLANES[plane].dtype
-            rows = _band_rows(document, np.dtype(kind).itemsize, limit)
-            read = partial(_read, obs, path)
-            found.append(Image(extension, shape, kind, read, rows, tuple(cards.get(extension, ()))))
+            dtype = PLANES[plane].dtype
+            rows = _band_rows(document, np.dtype(dtype).itemsize, limit)
+            read = partial(_read, obs, path, document.tile)
+            found.append(Image(extension, obs.array(path).shape, dtype, read, rows, tuple(cards.get(extension, ()))))
     return found
 
 
-def _read(obs: Observation, path: str, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:
-    return obs.window(path, lead, Box(y0, 0, y1, obs.array(path).shape[-1]))
+def _read(obs: Observation, path: str, tile: int, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:
+    """Read a band shard by shard: all at once, the codec would hold a multiple of the band."""
+    array = obs.array(path)
+    nx = array.shape[-1]
+    band: NDArray[np.generic] = np.empty((y1 - y0, nx), array.dtype)
+    for x0 in range(0, nx, tile):
+        x1 = min(x0 + tile, nx)
+        band[:, x0:x1] = obs.window(path, lead, Box(y0, x0, y1, x1))
+    return band
 
 
 def _band_rows(document: ResampleDocument, itemsize: int, limit: int | None) -> int:
-    """A tile's rows where they fit, else fewer: whole chunks if possible, so that none is decoded twice."""
-    tile = document.tile or document.shape[0]
+    """Return a tile's rows where they fit, else fewer: whole chunks if possible, so that none is decoded twice."""
+    tile, nx = document.tile, document.shape[1]
     if limit is None:
         return tile
-    free = max(0, limit - _resident() - _SPARE)
-    rows = free // (_BANDS * document.shape[1] * itemsize)
+    row = itemsize * (_BANDS * nx + _CODEC * min(tile, nx))
+    rows = max(0, limit - _resident() - _SPARE) // row
     chunk = max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
-    return tile if rows >= tile else max(1, min(tile, rows // chunk * chunk or rows))
+    if rows >= chunk:
+        return min(tile, rows // chunk * chunk)
+    return max(d for d in range(1, chunk + 1) if chunk % d == 0 and d <= max(rows, _LEAST))
 
 
 def _resident() -> int:

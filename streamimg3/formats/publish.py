@@ -15,6 +15,7 @@ from streamimg3.errors import InputError, StoreError
 from streamimg3.formats.names import absolute, is_remote
 
 _PART = 16 * 2**20  # bytes of one part of a multipart upload; 10,000 parts at most, so products up to 160 GB
+_PIECE = 8 * 2**20  # handed over at a time: uploads keep a copy
 
 
 class _File(Protocol):
@@ -54,8 +55,9 @@ class Product:
             rest = memoryview(data)
             while len(rest):
                 # An unbuffered file may take a part only.
-                taken = self._file.write(rest)
-                rest = rest[taken if isinstance(taken, int) else len(rest) :]
+                piece = rest[:_PIECE]
+                taken = self._file.write(piece)
+                rest = rest[taken if isinstance(taken, int) else len(piece) :]
         return len(data)
 
 

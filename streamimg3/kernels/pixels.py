@@ -21,7 +21,7 @@ NON_SCIENCE = 512
 
 def inverse_variance(variance: F4) -> F4:
     """Return ``1 / variance`` with 0 where that is not finite (float32 in, float32 out)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         weight = np.float32(1.0) / variance
     weight[~np.isfinite(weight)] = 0.0
     return weight
@@ -92,7 +92,7 @@ def final_variances(sums: F4, weights: F4, ratio: float | np.float64) -> F4:
     A ``ratio`` that is a NumPy scalar makes the division double, as in the reference, where a pixel scale in arcsec
     gives such a ratio and a plain ratio does not.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scaled = sums * (1.0 / ratio**2)
         result: F4 = (scaled / weights / weights).astype(np.float32)
     return result

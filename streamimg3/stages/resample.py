@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -302,6 +303,8 @@ def _run_one(
     tasks, errors = _tasks(obs, setup, frame, params)
     if not tasks:
         raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
+    if runner.workers == 1:
+        importlib.import_module("streamimg3.kernels.ready")  # compiled code counts as the driver's memory
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
     if _CREATED not in ledger.done():

@@ -107,6 +107,7 @@ def library(scenes: list[Scene], kernel: Kernel, shape: tuple[int, int]) -> tupl
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not .*flux")  # gaussian and lanczos: as documented
         warnings.filterwarnings("ignore", message=".*pixel_fraction is ignored")  # lanczos
+        warnings.filterwarnings("ignore", message="Kernel reset to .point.")  # a drop of size 0
         image = Drizzle(kernel=kernel.name, fillval="0", out_shape=shape, out_dq=np.zeros(shape, np.uint32))
         noise = []
         for scene in scenes:

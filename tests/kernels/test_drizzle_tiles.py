@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,7 +68,7 @@ def test_bands_of_rows_equal_the_whole_exposure(
     whole, banded = blank(MOSAIC), blank(MOSAIC)
     drizzle(whole, scene.patch(), kernel, 31)
     edges = [0, *sorted(cuts), SHAPE[0]]
-    for y0, y1 in zip(edges, edges[1:], strict=False):
+    for y0, y1 in pairwise(edges):
         drizzle(banded, scene.patch(Box(y0, 0, y1, SHAPE[1])), kernel, 31)
     assert_tiles_equal(whole, banded, Box.of_shape(MOSAIC))
 

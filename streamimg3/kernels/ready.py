@@ -1,0 +1,26 @@
+"""Importing this module compiles the loops (or loads them from numba's cache), so that a fork server does it once for all workers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
+from streamimg3.kernels.pixels import add_variances
+from streamimg3.kernels.spline import basis, evaluate
+
+
+def _exercise() -> None:
+    n = 4
+    y, x = np.mgrid[:n, :n].astype(np.float64)
+    ones = np.ones((n, n), np.float32)
+    limits = np.tile(np.array([0, n - 1], np.int32), (n, 1))
+    patch = Patch((0, 0), (n, n), y, x, ones[None], ones[None], ones, limits, np.zeros((0, 0), np.uint32))
+    for name in ("square", "point"):
+        canvas = Canvas.blank((0, 0), (n, n), (1, 1))
+        drizzle(canvas, patch, Kernel(name), 0)
+    add_variances(canvas.noise, ones[None] * np.float32(np.nan), np.zeros((1, n, n), np.float32), 0, 1.0)
+    rows = basis(np.array([0.0, 0.0, 3.0, 3.0]), 1, 0, n)
+    evaluate(np.zeros((2, 2)), rows, rows)
+
+
+_exercise()
