@@ -30,7 +30,8 @@ ALLOWED = {
     ("PRIMARY", "CRDS_VER"): "reference-file client, not used here",
     ("PRIMARY", "CRDS_CTX"): "reference-file context, not used here",
     ("PRIMARY", "S3VER"): "version of this package, which the reference has no keyword for",
-    ("HDRTAB", "CAL_VCS"): "the reference stamps its own release into exposures that lack the keyword",
+    ("HDRTAB", "CAL_VER"): "the reference stamps its own release into its inputs before it tabulates them",
+    ("HDRTAB", "CAL_VCS"): "the reference stamps its own release into its inputs before it tabulates them",
     ("ASDF", "NAXIS1"): "length of the metadata tree",
     ("ASDF", "TFORM1"): "length of the metadata tree",
 }

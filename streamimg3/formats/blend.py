@@ -1,4 +1,4 @@
-"""Many headers into one: what each exposure says, the blended values, and HDRTAB with a row per exposure (spec image3 §8)."""
+"""Many headers into one: the metadata of exposures, blended values, and HDRTAB with a row per exposure (image3 §8)."""
 
 from __future__ import annotations
 
@@ -115,14 +115,16 @@ def exposure_metadata(exposure: Exposure) -> Metadata:
 
 
 def _tree(exposure: Exposure) -> Mapping[str, object]:
-    """The exposure's metadata tree as plain mappings, lists and scalars; no WCS object is built."""
+    """Return the exposure's metadata tree as plain mappings, lists and scalars; no WCS object is built."""
     from asdf.util import load_yaml
 
     try:
         tree = load_yaml(io.BytesIO(exposure.wcs.text))
     except Exception as error:  # the YAML reader's errors have no public base class here
         line = " ".join(str(error).split())[:200]
-        raise StoreError(f"the metadata tree of exposure {exposure.record.name} is damaged ({line}): ingest again") from error
+        raise StoreError(
+            f"the metadata of exposure {exposure.record.name} are damaged ({line}): ingest again"
+        ) from error
     return tree if isinstance(tree, Mapping) else {}
 
 
@@ -135,7 +137,7 @@ def _at(tree: object, path: str) -> object:
 
 
 def _sharpened(value: Value, exact: object) -> Value:
-    if isinstance(value, float) and isinstance(exact, float) and math.isclose(value, exact, rel_tol=_DIGITS, abs_tol=0.0):
+    if isinstance(value, float) and isinstance(exact, float) and math.isclose(value, exact, rel_tol=_DIGITS):
         return exact
     return value
 
@@ -181,8 +183,8 @@ def _tolerance(values: Sequence[Value]) -> Value:
 _RULES: Mapping[str, Callable[[Sequence[Value]], Value]] = {
     "min": min,
     "max": max,
-    "mean": lambda values: float(np.mean(values)),
-    "sum": lambda values: float(np.sum(values)),
+    "mean": lambda values: float(np.mean([float(v) for v in values])),
+    "sum": lambda values: float(np.sum([float(v) for v in values])),
     "multi": _multi,
     "wheeltol": _tolerance,
 }
@@ -207,12 +209,15 @@ class Column:
 
 def jwst_table(rows: Sequence[Metadata]) -> list[Column]:
     """Return HDRTAB: every table keyword that at least one exposure has; what is missing is NaN (text: ``nan``)."""
-    found = ((k, [row.get(k.path) for row in rows]) for k in jwst_keywords() if k.in_table)
-    return [_column(k.name, [math.nan if v is None else v for v in values]) for k, values in found if any(v is not None for v in values)]
+    columns = []
+    for keyword in jwst_keywords():
+        if keyword.in_table and any(keyword.path in row for row in rows):
+            columns.append(_column(keyword.name, [row.get(keyword.path, math.nan) for row in rows]))
+    return columns
 
 
 def generic_table(rows: Sequence[Mapping[str, Value]]) -> list[Column]:
-    """Return HDRTAB of exposures that are not JWST's: every keyword, at most 999; missing text is empty, numbers are NaN."""
+    """Return HDRTAB of any other exposures: all keywords, at most 999; missing text is empty, missing numbers are NaN."""
     names = list(dict.fromkeys(name for row in rows for name in row))[:TABLE_COLUMNS]
     columns = []
     for name in names:

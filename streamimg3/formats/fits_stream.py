@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from astropy.io import fits
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 BLOCK = 2880
 _BITPIX = {"uint8": 8, "int16": 16, "int32": 32, "uint32": 32, "int64": 64, "float32": -32, "float64": -64}
-_UNSIGNED_ZERO = 2**31  # FITS has no unsigned 32-bit type: values are shifted by this (FITS standard 4.0, section 5.2.5)
+# FITS has no unsigned 32-bit type: values are shifted by this (FITS standard 4.0, section 5.2.5)
+_UNSIGNED_ZERO = 2**31
 
 Read = Callable[[tuple[int, ...], int, int], NDArray[np.generic]]
 
@@ -44,8 +45,8 @@ class Image:
     dtype : str
         ``uint8 int16 int32 uint32 int64 float32 float64``; uint32 is stored as int32 with BZERO 2147483648.
     read : callable
-        ``read(lead, y0, y1)`` returns rows ``y0..y1`` (half-open) of plane ``lead`` as an array ``(y1 - y0, nx)`` of this
-        dtype, which the writer may overwrite; it is called from one background thread, never twice at a time.
+        ``read(lead, y0, y1)`` returns rows ``y0..y1`` (half-open) of plane ``lead`` as an array ``(y1 - y0, nx)`` of
+        this dtype, which the writer may overwrite; it is called from one background thread, never twice at a time.
     rows : int
         Height of a band; the last one of a plane may be lower.
     cards : list of astropy Card
@@ -234,7 +235,8 @@ def _big_endian(band: NDArray[np.generic], dtype: str) -> memoryview:
     if not (band.flags.writeable and band.flags.c_contiguous):
         band = band.copy(order="C")
     if dtype == "uint32":
-        np.bitwise_xor(band, np.uint32(_UNSIGNED_ZERO), out=band)  # = subtracting 2^31, read as signed
+        flags = cast(NDArray[np.uint32], band)
+        flags ^= np.uint32(_UNSIGNED_ZERO)  # = subtracting 2^31, read as signed
     if band.dtype.itemsize > 1 and sys.byteorder == "little":
         band.byteswap(inplace=True)
-    return memoryview(band.reshape(-1).view(np.uint8))
+    return band.reshape(-1).view(np.uint8).data

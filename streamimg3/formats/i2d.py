@@ -1,4 +1,4 @@
-"""Mosaics out of the store: ``<product>_i2d.fits`` with the extensions, types and keywords of JWST's products (spec image3 §10)."""
+"""Mosaics out of the store: ``<product>_i2d.fits`` with extensions, types and keywords of JWST (spec image3 §10)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError
 from streamimg3.formats.blend import Column, generic_table, jwst_table, packed
 from streamimg3.formats.fits_stream import Image, Unit, Whole, primary, table, write_units
-from streamimg3.formats.i2d_header import Headers, Mosaic, generic_headers, generic_rows, jwst_headers, jwst_rows
+from streamimg3.formats.i2d_header import (
+    OWN_KEYWORD,
+    Headers,
+    Mosaic,
+    generic_headers,
+    generic_rows,
+    jwst_headers,
+    jwst_rows,
+)
 from streamimg3.formats.names import absolute, common_root, is_remote
 from streamimg3.formats.publish import open_product
 from streamimg3.geometry import Box
@@ -124,11 +132,12 @@ def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:
 
 def _described(mosaic: Mosaic) -> tuple[Headers, list[Column]]:
     """Headers and the columns of HDRTAB, none where headers are not to be merged."""
-    blended = mosaic.document.parameters.get("blendheaders", True)
+    blended = mosaic.blended
+    sources = mosaic.exposures if blended else mosaic.exposures[:1]
     if mosaic.is_jwst:
-        rows = jwst_rows(mosaic)
+        rows = jwst_rows(mosaic, sources)
         return jwst_headers(mosaic, rows), jwst_table(rows) if blended else []
-    generic = generic_rows(mosaic)
+    generic = generic_rows(sources)
     return generic_headers(mosaic, generic), generic_table(generic) if blended else []
 
 
@@ -200,7 +209,8 @@ def _tree(mosaic: Mosaic, headers: Headers, columns: Sequence[Column], units: Se
     if columns:
         nested["hdrtab"] = _reference("HDRTAB", [_column_type(c) for c in columns], (len(columns[0].values),))
     nested["_fits_hash"] = hashlib.sha256(b"".join(u.header.tostring().encode("ascii") for u in units)).hexdigest()
-    nested["extra_fits"] = {"PRIMARY": {"header": [[c.keyword, c.value, c.comment] for c in headers.primary if c.keyword == "S3VER"]}}
+    ours = [[c.keyword, c.value, c.comment] for c in headers.primary if c.keyword == OWN_KEYWORD]
+    nested["extra_fits"] = {"PRIMARY": {"header": ours}}
     stream = io.BytesIO()
     asdf.AsdfFile(nested).write_to(stream, all_array_storage="inline")
     return stream.getvalue()
@@ -217,7 +227,7 @@ def _put(tree: dict[str, object], path: str, value: object) -> None:
 
 
 def _reference(extension: str, datatype: object, shape: tuple[int, ...]) -> object:
-    """An array that lies in another extension of the same file, as JWST's data models refer to it."""
+    """Return an array that lies in another extension of the same file, as JWST's data models refer to it."""
     from asdf.tagged import TaggedDict
 
     facts = {"source": f"fits:{extension},1", "datatype": datatype, "byteorder": "big", "shape": list(shape)}

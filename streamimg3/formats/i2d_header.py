@@ -1,9 +1,10 @@
-"""Headers of a mosaic: exposure metadata merged, then what the mosaic itself decides (spec image3 §7.7), in the order of JWST products."""
+"""Headers of a mosaic: metadata of its exposures merged, then what the mosaic itself decides (spec image3 §7.7)."""
 
 from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,9 +31,11 @@ from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, ExposureRecord
 from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
 
-# Steps that come after the mosaic has been made, whose status it cannot carry
+OWN_KEYWORD = "S3VER"
+# Steps whose status a mosaic says itself, or which come after it has been made
 _LATER = ("resample", "source_catalog")
-_REMOVED = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+_POINTING = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
+_MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
 _EXPOSURE_TIMES = ("EXPTIME", "XPOSURE", "EFFEXPTM", "EXPOSURE", "EXP_TIME", "TEXPTIME", "ITIME")
 _FIRST_TIMES = ("EXPSTART", "MJD-BEG", "MJD-OBS", "MJD_OBS", "DATE-OBS", "DATE-BEG")
 _LAST_TIMES = ("EXPEND", "MJD-END", "MJD_END", "DATE-END")
@@ -68,7 +71,7 @@ _COMMENTS = {
     "RADESYS": "celestial reference system",
     "S_REGION": "outline of the covered sky",
     "WCSAXES": "number of WCS axes",
-    "S3VER": "version of streamimg3 that made this mosaic",
+    OWN_KEYWORD: "version of streamimg3 that made this mosaic",
 }
 _COMMENT_PATTERNS = (
     (re.compile(r"CRPIX(\d)"), "[pixel] reference pixel, axis {}, from 1"),
@@ -77,7 +80,6 @@ _COMMENT_PATTERNS = (
     (re.compile(r"CUNIT(\d)"), "unit of axis {}"),
     (re.compile(r"CDELT(\d)"), "[deg/pixel] scale of axis {}"),
     (re.compile(r"(?:PC|CD)(\d_\d)"), "matrix element {}"),
-    (re.compile(r"S_(\w+)"), "status of a processing step"),
 )
 # Headings of sections that exposures may lack
 _HEADINGS = {
@@ -125,6 +127,11 @@ class Mosaic:
         return all(e.record.is_jwst for e in self.exposures)
 
     @property
+    def blended(self) -> bool:
+        """Whether headers are merged, rather than the first exposure's being taken."""
+        return bool(self.document.parameters.get("blendheaders", True))
+
+    @property
     def wcs(self) -> Wcs:
         """The frame."""
         return Wcs("gwcs", self.document.wcs_asdf.encode("latin-1"), self.document.shape)
@@ -159,12 +166,12 @@ def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
     }
     area = document.pixel_scale**2
     sci: Changes = {"PIXAR_SR": float(area / np.rad2deg(3600) ** 2), "PIXAR_A2": float(area)}
-    sci |= dict.fromkeys(_REMOVED) | wcs_keywords(mosaic.wcs) | {"S_REGION": document.s_region}
+    sci |= dict.fromkeys((*_POINTING, *_MATRIX)) | wcs_keywords(mosaic.wcs) | {"S_REGION": document.s_region}
     return primary, sci
 
 
 def _first_of_groups(records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
-    """The first exposure of each group: detectors that were exposed together count once."""
+    """Return the first exposure of each group: detectors that were exposed together count once."""
     first: dict[str, ExposureRecord] = {}
     for record in records:
         first.setdefault(record.group_id, record)
@@ -216,13 +223,11 @@ def _own_card() -> fits.Card:
         number = version("streamimg3")
     except PackageNotFoundError:
         number = "not installed"
-    return fits.Card("S3VER", number, _COMMENTS["S3VER"])
+    return fits.Card(OWN_KEYWORD, number, _COMMENTS[OWN_KEYWORD])
 
 
 def _card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
-    comment = comments.get(name) or _COMMENTS.get(name, "")
-    if not comment:
-        comment = next((text.format(m[1]) for p, text in _COMMENT_PATTERNS if (m := p.fullmatch(name))), "")
+    comment = comments.get(name) or _COMMENTS.get(name) or _comment(name)
     if isinstance(value, str):
         value = re.sub(r"[^ -~]", "?", value)  # FITS headers hold printable ASCII only
     card = fits.Card(name, value, comment)
@@ -231,18 +236,28 @@ def _card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
     return card
 
 
+def _comment(name: str) -> str:
+    for pattern, text in _COMMENT_PATTERNS:
+        if (match := pattern.fullmatch(name)) is not None:
+            return text.format(match[1])
+    step = next((k.path.split(".")[2] for k in jwst_keywords() if k.name == name and ".cal_step." in k.path), "")
+    return f"status of {step}" if step else ""
+
+
 def _notes(mosaic: Mosaic) -> list[fits.Card]:
-    return [fits.Card("HISTORY", re.sub(r"[^ -~]", "?", note)[:72]) for note in mosaic.document.notes]
+    lines = [line for note in mosaic.document.notes for line in textwrap.wrap(re.sub(r"[^ -~]", "?", note), 72)]
+    return [fits.Card("HISTORY", line) for line in lines]
 
 
 # ---------------------------------------------------------------- JWST
-def jwst_rows(mosaic: Mosaic) -> list[Metadata]:
-    """Return the metadata of every exposure as the mosaic saw it: its cards, association, step statuses and background."""
-    rows = []
-    common = {path: v for (path, v) in _placed("PRIMARY", _association(mosaic) | _steps(mosaic)).items() if v is not None}
-    for exposure in mosaic.exposures:
-        rows.append(exposure_metadata(exposure) | common | _background(mosaic, exposure.record.index))
-    return rows
+def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
+    """Return the metadata of exposures as the mosaic saw them: cards, association, step statuses, background."""
+    common = _present(_placed("PRIMARY", _association(mosaic) | _steps(mosaic)))
+    return [exposure_metadata(e) | common | _background(mosaic, e.record.index) for e in exposures]
+
+
+def _present(changes: Mapping[str, Value | None]) -> Metadata:
+    return {path: value for path, value in changes.items() if value is not None}
 
 
 def _background(mosaic: Mosaic, index: int) -> Metadata:
@@ -251,7 +266,8 @@ def _background(mosaic: Mosaic, index: int) -> Metadata:
     level = mosaic.sky.levels[index]
     if level is None:
         return {"meta.cal_step.skymatch": "SKIPPED"}
-    return {"meta.background.method": mosaic.sky.method, "meta.background.level": level, "meta.background.subtracted": False}
+    found: Metadata = {"meta.background.method": mosaic.sky.method, "meta.background.level": level}
+    return found | {"meta.background.subtracted": False}
 
 
 def _placed(hdu: str, changes: Changes) -> dict[str, Value | None]:
@@ -269,11 +285,11 @@ def jwst_headers(mosaic: Mosaic, rows: Sequence[Metadata]) -> Headers:
     rows : sequence of Metadata
         Of all exposures; with ``blendheaders`` off only the first is used.
     """
-    merged: dict[str, Value | None] = dict(blend(rows) if mosaic.document.parameters.get("blendheaders", True) else rows[0])
+    merged: dict[str, Value | None] = dict(blend(rows) if mosaic.blended else rows[0])
     primary, sci = decided(mosaic)
     merged |= _placed("PRIMARY", primary | _jwst_times(mosaic) | {"DATAMODL": "ImageModel"})
     merged |= _placed("SCI", sci | _jwst_elapsed(mosaic))
-    metadata = {path: value for path, value in merged.items() if value is not None}
+    metadata = _present(merged)
     if "err" in mosaic.document.planes and "meta.bunit_data" in metadata:
         metadata["meta.bunit_err"] = metadata["meta.bunit_data"]
     cards = _arranged(metadata, *(mosaic.exposures[0].cards(h) for h in ("primary", "sci")))
@@ -281,7 +297,7 @@ def jwst_headers(mosaic: Mosaic, rows: Sequence[Metadata]) -> Headers:
 
 
 def _jwst_times(mosaic: Mosaic) -> Changes:
-    """Times of the whole mosaic in PRIMARY; detectors that were exposed together count once."""
+    """Return the times of the whole mosaic; detectors that were exposed together count once."""
     groups = _first_of_groups([e.record for e in mosaic.exposures])
     measured = [r.measurement_time for r in groups]
     starts, ends = ([t for r in groups if (t := getattr(r, name)) is not None] for name in ("start_mjd", "end_mjd"))
@@ -338,10 +354,10 @@ def _headings(hdu: str, cards: str) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------- any other telescope
-def generic_rows(mosaic: Mosaic) -> list[dict[str, Value]]:
+def generic_rows(exposures: Sequence[Exposure]) -> list[dict[str, Value]]:
     """Return keyword -> value of every exposure; what is in both headers is the image's own."""
     rows = []
-    for exposure in mosaic.exposures:
+    for exposure in exposures:
         merged = card_values(exposure.cards("primary")) | card_values(exposure.cards("sci"))
         simple = {k: v for k, v in merged.items() if len(k) <= 8 and not _STRUCTURE.fullmatch(k)}
         rows.append({"FILENAME": exposure.record.filename, **simple})
@@ -362,7 +378,7 @@ def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Head
     primary = {c.keyword: c for c in _plain(texts[0])}
     sci = {} if texts[0] == texts[1] else {c.keyword: c for c in _plain(texts[1])}
     own = decided(mosaic)
-    blended = _generic_changes(mosaic, rows) if mosaic.document.parameters.get("blendheaders", True) else {}
+    blended = _generic_changes(mosaic, rows) if mosaic.blended else {}
     for name, value in blended.items():
         _change(sci if name in sci else primary, name, value)
     if (unit := mosaic.exposures[0].record.bunit) is not None:
@@ -372,8 +388,7 @@ def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Head
         for name, value in changes.items():
             _change(cards, name, value)
     err = [sci["BUNIT"]] if "BUNIT" in sci else []
-    placed = {path: v for hdu, changes in zip(("PRIMARY", "SCI"), own, strict=True) for path, v in _placed(hdu, changes).items()}
-    metadata = {path: v for path, v in placed.items() if v is not None}
+    metadata = _present(_placed("PRIMARY", own[0]) | _placed("SCI", own[1]))
     return Headers([*primary.values(), _own_card(), *_notes(mosaic)], list(sci.values()), err, metadata)
 
 
@@ -392,7 +407,7 @@ def _change(cards: dict[str, fits.Card], name: str, value: Value | None) -> None
 
 
 def _generic_changes(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Changes:
-    """Times and names of all exposures together, for the keywords that the first one has."""
+    """Return times and names of all exposures together, for the keywords that the first one has."""
     first, changes = rows[0], Changes()
     total = _total([r.exposure_time for r in _first_of_groups([e.record for e in mosaic.exposures])])
     if total is not None:

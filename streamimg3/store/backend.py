@@ -7,17 +7,18 @@ faster small reads than s3fs), every other URL through fsspec.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from streamimg3.errors import InputError, StoreError
+from streamimg3.errors import InputError, StoreError, StreamImgError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 Options = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 
 def freeze(options: dict[str, str] | Options | None) -> Options:
@@ -59,50 +60,64 @@ class Backend:
         return _open(self.url, self.options)
 
     def get(self, key: str) -> bytes | None:
-        """Return a blob, or None where there is none."""
-        from zarr.core.buffer import default_buffer_prototype
-        from zarr.core.sync import sync
-
-        found = sync(self.zarr.get(key, default_buffer_prototype()))
-        return None if found is None else found.to_bytes()
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write a blob; it appears whole or not at all.
+        """Return a blob, or None where there is none.
 
         Raises
         ------
         StoreError
-            If the bytes cannot be written.
+            From this and the other calls: if the place cannot be reached, read or written.
         """
-        from zarr.core.buffer.cpu import Buffer
-        from zarr.core.sync import sync
+        from zarr.core.buffer import default_buffer_prototype
 
-        try:
-            sync(self.zarr.set(key, Buffer.from_bytes(data)))
-        except OSError as error:
-            raise StoreError(f"cannot write {self.url}/{key}: {error.strerror or error}") from error
+        found = self._sync(lambda store: store.get(key, default_buffer_prototype()), "read", key)
+        return None if found is None else bytes(found.to_bytes())
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a blob; it appears whole or not at all."""
+        from zarr.core.buffer.cpu import Buffer
+
+        self._sync(lambda store: store.set(key, Buffer.from_bytes(data)), "write", key)
 
     def keys(self, prefix: str) -> list[str]:
         """Return the names right under a prefix."""
-        from zarr.core.sync import sync
 
-        async def listed() -> list[str]:
-            return [key async for key in self.zarr.list_dir(prefix)]
+        async def listed(store: Store) -> list[str]:
+            return [key async for key in store.list_dir(prefix)]
 
-        return sorted(sync(listed()))
+        return sorted(self._sync(listed, "list", prefix))
 
     def remove(self, keys: Iterable[str]) -> None:
         """Delete blobs; missing ones are no error."""
-        from zarr.core.sync import sync
-
         for key in keys:
-            sync(self.zarr.delete(key))
+            self._sync(lambda store, key=key: store.delete(key), "delete", key)  # type: ignore[misc]
 
     def remove_tree(self, prefix: str) -> None:
         """Delete everything under a prefix."""
+        self._sync(lambda store: store.delete_dir(prefix), "delete", prefix)
+
+    def _sync(self, call: Callable[[Store], Awaitable[T]], verb: str, key: str) -> T:
         from zarr.core.sync import sync
 
-        sync(self.zarr.delete_dir(prefix))
+        try:
+            return sync(call(self.zarr))  # type: ignore[arg-type]
+        except StreamImgError:
+            raise
+        except Exception as error:  # every backend has errors of its own, without a common base
+            raise StoreError(f"cannot {verb} {self.url}/{key}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong in one short line; object stores answer with pages.
+
+    Examples
+    --------
+    >>> reason(OSError(28, "No space left on device"))
+    'No space left on device'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
 
 
 @lru_cache(maxsize=32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError, StoreError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
-from streamimg3.store.backend import Backend, Options, freeze, normalise
+from streamimg3.store.backend import Backend, Options, freeze, normalise, reason
 from streamimg3.store.documents import Document, check_schema
 from streamimg3.store.documents import revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
@@ -168,8 +168,10 @@ class Observation:
         """Read a box of a plane of an array."""
         try:
             return np.asarray(self.array(path)[(*lead, *box.slices)])
-        except (OSError, RuntimeError, ValueError) as error:
-            raise StoreError(f"cannot read {self.url}/{path} {lead} {box.as_tuple()}: {error}") from error
+        except StoreError:
+            raise
+        except Exception as error:  # codecs and backends have errors of their own
+            raise StoreError(f"cannot read {self.url}/{path} {lead} {box.as_tuple()}: {reason(error)}") from error
 
     def write(self, path: str, lead: tuple[int, ...], box: Box, values: NDArray[np.generic]) -> None:
         """Write a box of a plane; the box must be whole shards (or reach the array's rim).
@@ -181,8 +183,10 @@ class Observation:
         """
         try:
             self.array(path)[(*lead, *box.slices)] = values
-        except OSError as error:
-            raise StoreError(f"cannot write {self.url}/{path}: {error.strerror or error}") from error
+        except StoreError:
+            raise
+        except Exception as error:  # codecs and backends have errors of their own
+            raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error
 
     def create_image(
         self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None

@@ -1,4 +1,4 @@
-"""How streamimg3/formats/jwst_keywords.json is made; run it with an interpreter that has stdatamodels:
+"""Make streamimg3/formats/jwst_keywords.json; run this with an interpreter that has stdatamodels.
 
     python jwst_keywords_recipe.py > ../../streamimg3/formats/jwst_keywords.json
 
@@ -21,10 +21,8 @@ def rows(schema: dict[str, Any], path: tuple[str, ...] = ()) -> list[list[str | 
     found: list[list[str | int]] = []
     keyword = schema.get("fits_keyword", "")
     if keyword and not SIP.fullmatch(keyword):
-        rule = schema.get("blend_rule", "")
-        found.append(
-            [keyword, schema.get("fits_hdu", "PRIMARY"), ".".join(path), RULES.get(rule, rule), int(bool(schema.get("blend_table")))]
-        )
+        rule, listed = schema.get("blend_rule", ""), bool(schema.get("blend_table"))
+        found.append([keyword, schema.get("fits_hdu", "PRIMARY"), ".".join(path), RULES.get(rule, rule), int(listed)])
     for key, branch in schema.get("properties", {}).items():
         found += rows(branch, (*path, key))
     return found
