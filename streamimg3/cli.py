@@ -212,6 +212,9 @@ def main() -> None:
     except StreamImgError as error:
         print(f"streamimg3: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"streamimg3: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("streamimg3: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -93,14 +93,15 @@ class Reporter(Progress):
         """See :class:`Progress`."""
         self._close_bar()
         self._event(
-            event="stage", stage=stage, done=outcome.tasks_done, kept=outcome.tasks_kept, retried=outcome.retried, pixels=outcome.pixels,
+            event="stage", stage=stage, done=outcome.tasks_done, kept=outcome.tasks_kept,
+            retried=outcome.retried, pixels=outcome.pixels,
             wall_s=outcome.wall_s, cpu_s=outcome.cpu_s, peak_rss=outcome.peak_rss, projected=outcome.projected, split=outcome.split,
         )  # fmt: skip
         if not outcome.tasks_done:
             return
-        mpix = outcome.pixels / 1e6
+        mpix, seconds = outcome.pixels / 1e6, max(outcome.wall_s, 1e-9)
         self._say(
-            f"{stage}: {outcome.tasks_done} tasks, {mpix:.1f} Mpix in {outcome.wall_s:.1f} s ({mpix / max(outcome.wall_s, 1e-9):.1f} Mpix/s,"
+            f"{stage}: {outcome.tasks_done} tasks, {mpix:.1f} Mpix in {outcome.wall_s:.1f} s ({mpix / seconds:.1f} Mpix/s,"
             f" {outcome.cpu_s:.1f} s of processor time), peak memory {show_size(outcome.peak_rss)}"
         )
 

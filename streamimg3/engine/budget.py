@@ -176,9 +176,10 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task]) -> Share:
             each = min(each, most)
             return Share(n, each, driver + _overhead(n) + n * each)
     largest = max(tasks, key=lambda t: t.least)
+    smallest = -(-(driver + least + 8 * MIB) // (8 * MIB)) * 8  # what is resident differs a little from run to run
     raise BudgetError(
         f"a memory of {show_size(memory)} cannot hold task {largest.key}, which needs {show_size(largest.least)} beside the"
-        f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {-(-(driver + least) // MIB)}MiB"
+        f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {smallest}MiB"
     )
 
 

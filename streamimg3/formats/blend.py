@@ -78,7 +78,10 @@ def card_values(cards: str) -> dict[str, Value]:
 
     Commentary, cards without a value and cards that are not FITS are left out; of repeated keywords the first counts.
     """
-    return {card.keyword: card.value for card in reversed(list(readable_cards(cards)))}
+    found: dict[str, Value] = {}
+    for card in readable_cards(cards):
+        found.setdefault(card.keyword, card.value)
+    return found
 
 
 def readable_cards(cards: str) -> Iterator[fits.Card]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import posixpath
 import sys
@@ -27,8 +26,9 @@ from streamimg3.formats.i2d_header import (
     jwst_rows,
 )
 from streamimg3.formats.names import absolute, common_root, is_remote
-from streamimg3.formats.publish import open_product
+from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.geometry import Box
+from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.store import Observation
 from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
 from streamimg3.store.layout import PLANES
@@ -92,6 +92,8 @@ def export_i2d(
     if document is None:
         raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
     url = _url(obs, document, destination, name)
+    if limit is not None and is_remote(url):
+        limit -= UPLOAD_MEMORY
     units = _units(obs, _mosaic(obs, document, url, statuses or {}), limit)
     with open_product(url, options) as product:
         write_units(product, units)
@@ -146,12 +148,13 @@ def _images(
     obs: Observation, document: ResampleDocument, cards: Mapping[str, Sequence[fits.Card]], limit: int | None
 ) -> list[Image]:
     found = []
+    tile = document.tile or max(document.shape)
     for plane, extension in _EXTENSIONS.items():
         if plane in document.planes:
             path = f"{document.path}/{plane}"
             dtype = PLANES[plane].dtype
-            rows = _band_rows(document, np.dtype(dtype).itemsize, limit)
-            read = partial(_read, obs, path, document.tile)
+            rows = _band_rows(tile, document.shape[1], np.dtype(dtype).itemsize, limit)
+            read = partial(_read, obs, path, tile)
             found.append(Image(extension, obs.array(path).shape, dtype, read, rows, tuple(cards.get(extension, ()))))
     return found
 
@@ -167,9 +170,8 @@ def _read(obs: Observation, path: str, tile: int, lead: tuple[int, ...], y0: int
     return band
 
 
-def _band_rows(document: ResampleDocument, itemsize: int, limit: int | None) -> int:
+def _band_rows(tile: int, nx: int, itemsize: int, limit: int | None) -> int:
     """Return a tile's rows where they fit, else fewer: whole chunks if possible, so that none is decoded twice."""
-    tile, nx = document.tile, document.shape[1]
     if limit is None:
         return tile
     row = itemsize * (_BANDS * nx + _CODEC * min(tile, nx))
@@ -194,8 +196,6 @@ def _resident() -> int:
 # ---------------------------------------------------------------- metadata tree
 def _tree(mosaic: Mosaic, headers: Headers, columns: Sequence[Column], units: Sequence[Unit]) -> bytes:
     """ASDF text: metadata and gWCS; arrays are references to their extensions."""
-    import asdf
-
     nested: dict[str, object] = {"meta": {"wcs": mosaic.wcs.gwcs()}}
     for path, value in headers.metadata.items():
         _put(nested, path, value)
@@ -211,9 +211,7 @@ def _tree(mosaic: Mosaic, headers: Headers, columns: Sequence[Column], units: Se
     nested["_fits_hash"] = hashlib.sha256(b"".join(u.header.tostring().encode("ascii") for u in units)).hexdigest()
     ours = [[c.keyword, c.value, c.comment] for c in headers.primary if c.keyword == OWN_KEYWORD]
     nested["extra_fits"] = {"PRIMARY": {"header": ours}}
-    stream = io.BytesIO()
-    asdf.AsdfFile(nested).write_to(stream, all_array_storage="inline")
-    return stream.getvalue()
+    return asdf_bytes(nested)
 
 
 def _put(tree: dict[str, object], path: str, value: object) -> None:

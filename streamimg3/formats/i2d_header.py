@@ -42,7 +42,7 @@ _LAST_TIMES = ("EXPEND", "MJD-END", "MJD_END", "DATE-END")
 _NAMES = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "FILTER1", "FILTER2")
 
 _STRUCTURE = re.compile(
-    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|DATAM(IN|AX)|EXT(NAME|VER|LEVEL)"
+    r"SIMPLE|BLOCKED|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|DATAM(IN|AX)|EXT(NAME|VER|LEVEL)"
     r"|INHERIT|[CZ]HECKSUM|Z?DATASUM|DATE|FILENAME|TFIELDS|END"
 )
 _WCS = re.compile(
@@ -203,7 +203,7 @@ def wcs_keywords(wcs: Wcs) -> dict[str, Value]:
     if exact is not None:
         return {"WCSAXES": 2, "RADESYS": "ICRS", **exact}
     (y0, y1), (x0, x1) = wcs.bounds or ((-0.5, wcs.shape[0] - 0.5), (-0.5, wcs.shape[1] - 0.5))
-    fitted = wcs.gwcs().to_fits_sip(bounding_box=((x0, x1), (y0, y1)), degree=1, max_pix_error=None, npoints=12)
+    fitted = wcs.gwcs().to_fits_sip(bounding_box=((x0, x1), (y0, y1)), degree=1, npoints=12)
     kept = re.compile(r"WCSAXES|(CRPIX|CRVAL|CTYPE|CUNIT)[12]|CD[12]_[12]|RADESYS")
     found: dict[str, Value] = {key: fitted[key] for key in fitted if kept.fullmatch(key)}
     return found | {key: str(found[key]).removesuffix("-SIP") for key in ("CTYPE1", "CTYPE2")}
@@ -393,9 +393,10 @@ def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Head
 
 
 def _plain(cards: str) -> Iterator[fits.Card]:
+    """Yield the cards without structure and WCS, in standard form (long keywords as they are)."""
     for card in readable_cards(cards):
         if not (_STRUCTURE.fullmatch(card.keyword) or _WCS.fullmatch(card.keyword)):
-            yield card
+            yield _card(card.keyword, card.value, {card.keyword: card.comment}) if len(card.keyword) <= 8 else card
 
 
 def _change(cards: dict[str, fits.Card], name: str, value: Value | None) -> None:

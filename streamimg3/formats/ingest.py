@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +72,13 @@ def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Foun
     names = {f.name for f in fields(ExposureRecord)}
     facts = {_RENAMED.get(k, k): v for k, v in source.record.items()}
     facts = {k: v for k, v in facts.items() if k in names and k not in ("group_id", "s_region")}
-    kind = "fits" if source.asdf is None else "gwcs"
+    kind: Literal["gwcs", "fits"] = "fits" if source.asdf is None else "gwcs"
     text = source.asdf if source.asdf is not None else (source.wcs_cards or "").encode("ascii")
     if source.asdf is None and source.wcs_tables:
         text += Wcs.TABLES + source.wcs_tables
-    region = source.record.get("s_region") or footprint.outline(Wcs(kind, text, source.shape))  # type: ignore[arg-type]
+    if kind == "gwcs":
+        _require_finite(Wcs(kind, text, source.shape), source.url)
+    region = source.record.get("s_region") or footprint.outline(Wcs(kind, text, source.shape))
     if facts.get("vparity") is not None:
         facts["vparity"] = int(facts["vparity"])  # type: ignore[arg-type]
     record = ExposureRecord(
@@ -84,6 +87,19 @@ def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Foun
         wcs_kind=kind, is_jwst=source.is_jwst, s_region=str(region), notes=source.notes, **facts,  # type: ignore[arg-type]
     )  # fmt: skip
     return Found(record, where[0], where[1], source.primary_cards, source.sci_cards, text)
+
+
+def _require_finite(wcs: Wcs, url: str) -> None:
+    """Refuse a gWCS that gives no positions; FITS WCS were checked when they were read."""
+    ny, nx = wcs.shape
+    try:
+        sky = wcs.to_sky(np.array([0.25, 0.5, 0.75]) * ny, np.array([0.5, 0.25, 0.75]) * nx, bounded=False)
+    except InputError as error:
+        raise InputError(f"{url}: {error}") from error
+    if not np.isfinite(sky).all():
+        raise InputError(
+            f"{url}: its gWCS gives NaN for positions on the sky: run assign_wcs again, or leave the file out"
+        )
 
 
 def _check_units(found: Sequence[Found]) -> None:

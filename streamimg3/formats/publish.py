@@ -16,6 +16,7 @@ from streamimg3.formats.names import absolute, is_remote
 
 _PART = 16 * 2**20  # bytes of one part of a multipart upload; 10,000 parts at most, so products up to 160 GB
 _PIECE = 8 * 2**20  # handed over at a time: uploads keep a copy
+UPLOAD_MEMORY = 48 * 2**20  # what an upload holds: the part being filled, the one being sent, and a copy
 
 
 class _File(Protocol):
@@ -191,7 +192,7 @@ def _named(url: str) -> Iterator[None]:
     except (InputError, StoreError):
         raise
     except Exception as exc:
-        raise StoreError(f"cannot write {url} ({_reason(exc)}): {_advice(exc)}") from exc
+        raise StoreError(f"cannot write {url} ({_reason(exc)}): {_advice(exc, url)}") from exc
 
 
 def _reason(exc: BaseException) -> str:
@@ -199,10 +200,9 @@ def _reason(exc: BaseException) -> str:
     return " ".join(str(text).split())[:200] or type(exc).__name__
 
 
-def _advice(exc: BaseException) -> str:
-    number = exc.errno if isinstance(exc, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
+def _advice(exc: BaseException, url: str) -> str:
+    if is_remote(url):
+        return "check the address, permissions and credentials"
+    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space or give another output folder"
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM) or isinstance(exc, PermissionError):
-        return "give an output folder that you may write to"
-    return "check the address, permissions and credentials"
+    return "give an output folder that you may write to"

@@ -1,4 +1,4 @@
-"""Importing this module compiles the loops (or loads them from numba's cache), so that a fork server does it once for all workers."""
+"""Importing this module compiles the loops, or loads them from numba's cache: a fork server does it once for all workers."""
 
 from __future__ import annotations
 

@@ -108,7 +108,11 @@ def _draw(small: Binned, wcs: Wcs, pixel_scale: float, unit: str) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shown = axes.imshow(
-        small.values - black, origin="lower", cmap="magma", norm=AsinhNorm(soft, 0.0, white - black), interpolation="nearest"
+        small.values - black,
+        origin="lower",
+        cmap="magma",
+        norm=AsinhNorm(soft, 0.0, white - black),
+        interpolation="nearest",
     )
     axes.set_facecolor("0.25")
     axes.set_xticks([])
@@ -151,4 +155,11 @@ def _compass(axes, nx: int, ny: int, wcs: Wcs) -> None:  # type: ignore[no-untyp
         length = math.hypot(dy, dx)
         tip = cx + reach * dx / length, cy + reach * dy / length
         axes.annotate("", tip, (cx, cy), arrowprops={"arrowstyle": "->", "color": "white"})
-        axes.text(cx + 1.3 * reach * dx / length, cy + 1.3 * reach * dy / length, label, color="white", ha="center", va="center")
+        axes.text(
+            cx + 1.3 * reach * dx / length,
+            cy + 1.3 * reach * dy / length,
+            label,
+            color="white",
+            ha="center",
+            va="center",
+        )

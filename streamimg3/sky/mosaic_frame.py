@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.sky import footprint
+from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.sky.wcs import Wcs
 
 if TYPE_CHECKING:
@@ -231,11 +231,7 @@ def plain_frames() -> tuple[Any, Any]:
 
 def as_asdf(wcs: gwcs.WCS) -> bytes:
     """Return ASDF bytes that hold a gWCS under ``wcs``."""
-    import asdf
-
-    stream = io.BytesIO()
-    asdf.AsdfFile({"wcs": wcs}).write_to(stream, all_array_storage="inline")
-    return stream.getvalue()
+    return asdf_bytes({"wcs": wcs})
 
 
 def mean_pixel_area(wcs: Wcs) -> float:
@@ -309,40 +305,78 @@ def given_frame(wcs: Wcs, pixel_scale: float | None, input_area: float | None, r
     return MosaicFrame(wcs, scale, float(scale / (3600.0 * np.rad2deg(math.sqrt(area)))), True)
 
 
+_ZENITHAL = ("TAN", "SIN", "ARC", "STG", "ZEA")
+
+
 def from_fits_cards(cards: str) -> tuple[gwcs.WCS, tuple[int, int]]:
     """Return the gWCS and shape of a FITS header that describes an undistorted celestial image.
+
+    A header in another celestial frame (FK5, galactic) is turned into ICRS, which for these projections is exact.
 
     Raises
     ------
     InputError
-        If the header has no celestial WCS, a distortion, a frame other than ICRS or FK5, or no NAXIS1/NAXIS2.
+        If the header has no celestial WCS, a distortion, another projection, or no NAXIS1 and NAXIS2.
     """
     import gwcs
     from astropy.io import fits
     from astropy.modeling import models
-    from astropy.wcs import WCS
     from gwcs.fitswcs import FITSImagingWCSTransform
 
     header = fits.Header.fromstring(cards)
-    found = WCS(header).celestial
-    if not found.has_celestial or found.has_distortion:
-        raise InputError("the output WCS header must hold a celestial WCS without distortion")
-    if "NAXIS1" not in header or "NAXIS2" not in header:
+    shape = header.get("NAXIS2"), header.get("NAXIS1")
+    if not all(isinstance(n, int) and n > 0 for n in shape):
         raise InputError("the output WCS header must hold NAXIS1 and NAXIS2 (the mosaic's columns and rows)")
-    code = found.wcs.ctype[0][-3:]
-    model = getattr(models, f"Pix2Sky_{code}", None)
-    if model is None or found.wcs.radesys not in ("", "ICRS", "FK5"):
-        raise InputError(f"the output WCS header has projection {code} in {found.wcs.radesys}: give an ICRS image WCS")
-    cdelt = found.wcs.get_cdelt()
+    given = Wcs("fits", cards.encode("ascii"), shape)
+    crpix, crval, cdelt, pc, code = _icrs_terms(given)
     transform = FITSImagingWCSTransform(
-        model(),
-        crpix=tuple(found.wcs.crpix - 1),
-        crval=tuple(found.wcs.crval),
-        cdelt=tuple(cdelt),
-        pc=found.wcs.get_pc(),
+        getattr(models, f"Pix2Sky_{code}")(), crpix=crpix, crval=crval, cdelt=cdelt, pc=pc
     )
     first, last = plain_frames()
-    return gwcs.WCS([gwcs.Step(first, transform), gwcs.Step(last, None)]), (header["NAXIS2"], header["NAXIS1"])
+    made = gwcs.WCS([gwcs.Step(first, transform), gwcs.Step(last, None)])
+    _require_same(given, Wcs("gwcs", as_asdf(made), shape))
+    return made, shape
+
+
+def _icrs_terms(given: Wcs):  # type: ignore[no-untyped-def]
+    """Reference pixel (0-based), position in ICRS, scales, matrix and projection code of a linear FITS WCS."""
+    from astropy import units as u
+    from astropy.coordinates import SkyCoord
+    from astropy.wcs.utils import wcs_to_celestial_frame
+
+    found = given.projection.wcs  # type: ignore[attr-defined]
+    if found.has_distortion:
+        raise InputError("the output WCS header must hold a celestial WCS without distortion")
+    lon, lat = found.wcs.lng, found.wcs.lat
+    code = found.wcs.ctype[lon][-3:]
+    if code not in _ZENITHAL:
+        raise InputError(f"the output WCS header has projection {code}: use one of {', '.join(_ZENITHAL)}")
+    crval = float(found.wcs.crval[lon]), float(found.wcs.crval[lat])
+    cdelt, pc = found.wcs.get_cdelt()[[lon, lat]], found.wcs.get_pc()[[lon, lat]]
+    if any(value != 0.0 for _, _, value in found.wcs.get_pv()):
+        raise InputError(
+            "the output WCS header has projection parameters (PV), which are not supported: use a plain TAN header"
+        )
+    frame = wcs_to_celestial_frame(found)
+    if frame.name != "icrs":
+        here = SkyCoord(*crval, unit="deg", frame=frame)
+        north = here.directional_offset_by(0 * u.deg, 1 * u.arcmin)
+        turn = here.icrs.position_angle(north.icrs).rad
+        matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) @ (cdelt[:, None] * pc)
+        scale = math.sqrt(abs(np.linalg.det(matrix)))
+        crval, cdelt, pc = (float(here.icrs.ra.deg), float(here.icrs.dec.deg)), np.array([scale, scale]), matrix / scale
+    return tuple(found.wcs.crpix - 1), crval, tuple(cdelt), pc, code
+
+
+def _require_same(given: Wcs, made: Wcs) -> None:
+    """Refuse a header whose meaning the gWCS does not carry (unusual poles, projection parameters)."""
+    ny, nx = given.shape
+    y, x = np.meshgrid(np.linspace(0, ny - 1, 3), np.linspace(0, nx - 1, 3), indexing="ij")
+    there_y, there_x = made.to_pixel(*given.to_sky(y, x, bounded=False))
+    if not (np.allclose(there_y, y, atol=1e-4, rtol=0) and np.allclose(there_x, x, atol=1e-4, rtol=0)):
+        raise InputError(
+            "the output WCS header has a pole or projection parameters that are not supported: use a plain TAN header"
+        )
 
 
 def linear_terms(wcs: Wcs) -> dict[str, float | str] | None:

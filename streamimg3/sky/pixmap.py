@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamimg3.errors import InputError
 from streamimg3.geometry import Box
 from streamimg3.sky.scan import row_limits
 from streamimg3.sky.wcs import Wcs
@@ -184,6 +185,7 @@ def pixel_map(source: Wcs, target: Wcs, sampling: Sampling) -> PixelMap:
         Exact, checked coarse grid, or a spacing of the user's choice.
     """
     mapper = _Mapper(source, target)
+    _require_finite(source)
     valid = _valid_box(source)
     scan = _scan_box(source).intersect(valid) or valid
     found = _checked(mapper, valid) if sampling.step is None else None
@@ -192,6 +194,14 @@ def pixel_map(source: Wcs, target: Wcs, sampling: Sampling) -> PixelMap:
     found = found or _exact(mapper, valid)
     limits = row_limits(lambda y, x: _lookup(found, mapper, y, x), source.shape, scan, target.shape)
     return replace(found, limits=limits)
+
+
+def _require_finite(source: Wcs) -> None:
+    """Refuse a WCS that gives no position at all."""
+    v = _valid_box(source)
+    ra, dec = source.to_sky(*np.meshgrid([v.y0, v.y1 - 1.0], [v.x0, v.x1 - 1.0], indexing="ij"), bounded=False)
+    if not (np.isfinite(ra) & np.isfinite(dec)).any():
+        raise InputError("its WCS gives no finite position: assign a WCS to it, or leave it out")
 
 
 def _valid_box(source: Wcs) -> Box:
@@ -252,6 +262,8 @@ def _spaced(mapper: _Mapper, valid: Box, sampling: Sampling) -> PixelMap | None:
         return np.linspace(lo, hi - 1, max(math.ceil((hi - lo) / step), min(10, hi - lo)))
 
     nodes = along(valid.y0, valid.y1), along(valid.x0, valid.x1)
+    if min(n.size for n in nodes) <= sampling.order:
+        return None
     values = mapper.on_grid(nodes)
     if not (np.isfinite(values[0]).all() and np.isfinite(values[1]).all()):
         return None

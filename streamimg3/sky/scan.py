@@ -87,8 +87,8 @@ def _invert(lookup: Lookup, shape: tuple[int, int], scan: Box, targets: F8) -> F
         if np.isnan(mapped[:, active]).any():
             return None
         d = ((mapped - targets) ** 2).sum(axis=2)  # order of trials: (x1, y1), (x1, y2), (x2, y1), (x2, y2)
-        best = [np.all([d[k] < d[m] for m in range(4) if m != k], axis=0) for k in range(3)]
-        lower_x, lower_y = best[0] | best[1], best[0] | best[2]
+        best = np.argmin(d, axis=0)  # the reference lets the last trial win a tie, and so loses half of an exposure
+        lower_x, lower_y = best < 2, best % 2 == 0
         for axis, lower in ((0, lower_x), (1, lower_y)):
             high[:, axis] = np.where(active & lower, second[:, axis], high[:, axis])
             low[:, axis] = np.where(active & ~lower, first[:, axis], low[:, axis])

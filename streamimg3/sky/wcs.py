@@ -163,15 +163,21 @@ class FitsProjection:
             warnings.simplefilter("ignore", FITSFixedWarning)
             if tables:
                 with fits.open(io.BytesIO(tables)) as hdus:
-                    self.wcs = WCS(header, fobj=hdus).celestial
+                    self.wcs = WCS(header, fobj=hdus)
             else:
-                self.wcs = WCS(header).celestial
+                self.wcs = WCS(header)
+        if self.wcs.naxis > 2:
+            self.wcs = self.wcs.celestial
+        self._lon, self._lat = self.wcs.wcs.lng, self.wcs.wcs.lat  # the axes may be in either order
+        if not self.wcs.has_celestial:
+            raise InputError("the header has no celestial WCS")
         frame = wcs_to_celestial_frame(self.wcs)
         self._frame = None if frame.name == "icrs" else frame
 
     def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
         """See :class:`Projection`; a FITS WCS has no bounding box."""
-        lon, lat = self.wcs.all_pix2world(x, y, 0)
+        world = self.wcs.all_pix2world(x, y, 0)
+        lon, lat = world[self._lon], world[self._lat]
         if self._frame is None:
             return lon, lat
         from astropy import units as u
@@ -188,5 +194,6 @@ class FitsProjection:
 
             sky = SkyCoord(ra * u.deg, dec * u.deg, frame="icrs").transform_to(self._frame)
             ra, dec = sky.spherical.lon.deg, sky.spherical.lat.deg
-        x, y = self.wcs.all_world2pix(ra, dec, 0, tolerance=1e-9, maxiter=60, quiet=True)
+        world = (ra, dec) if self._lon == 0 else (dec, ra)
+        x, y = self.wcs.all_world2pix(*world, 0, tolerance=1e-9, maxiter=60, quiet=True)
         return y, x

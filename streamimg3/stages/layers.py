@@ -160,7 +160,8 @@ def _weighting(exposure: Exposure, weight_type: str) -> tuple[str, float]:
         time = record.measurement_time or record.exposure_time
         if not time or time <= 0 or not math.isfinite(time):
             raise InputError(
-                f"{record.url}: exposure time is {time}, so weight_type 'exptime' has no weight: use weight_type ivm or mend the header"
+                f"{record.url}: exposure time is {time}, so weight_type 'exptime' has no weight:"
+                " use weight_type ivm or mend the header"
             )
         return "constant", float(time)
     if weight_type == "ivm" and exposure.has("var_rnoise"):
@@ -192,7 +193,10 @@ def make_map(obs: Observation, prefix: str, exposure: Exposure, frame: MosaicFra
     kept = obs.backend.get(key)
     if kept is not None:
         return PixelMap.from_bytes(kept)
-    made = pixel_map(exposure.wcs, frame.wcs, sampling)
+    try:
+        made = pixel_map(exposure.wcs, frame.wcs, sampling)
+    except InputError as error:
+        raise InputError(f"{exposure.record.url}: {error}") from error
     obs.backend.put(key, made.to_bytes())
     return made
 

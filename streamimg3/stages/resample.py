@@ -23,6 +23,7 @@ from streamimg3.stages.layers import Setup, make_layers, make_map, noise_planes,
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost
+from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE
 
 NAME = "resample"
@@ -117,6 +118,7 @@ class Params:
         for good, name, wanted in checks:
             if not good:
                 raise InputError(f"resample.{name} = {getattr(self, name)!r}: it must be {wanted}")
+        bad_bits(self.good_bits)
 
     @property
     def fill(self) -> float | None:
@@ -351,5 +353,6 @@ def _document(
     return ResampleDocument(
         digest=setup.digest, parameters=dataclasses.asdict(params), planes=setup.planes, shape=setup.shape, tile=setup.tile,
         wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale, pixel_scale_ratio=frame.ratio, path=setup.path,
-        s_region=region, exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=tuple(notes), cost=cost,
+        s_region=region, exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=tuple(notes),
+        cost=cost,
     )  # fmt: skip

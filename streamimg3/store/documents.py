@@ -39,19 +39,27 @@ class Document:
         try:
             tree = json.loads(data)
             kind, version = tree.pop("schema"), tree.pop("version")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StoreError(f"{where} is damaged ({error}): remove it and run the stage again") from error
         check_schema(kind, version, (f"streamimg3/{cls.kind}", cls.version), where)
         try:
             return typing.cast(D, revive(cls, tree))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise StoreError(f"{where} does not fit its schema ({error}): remove it and run the stage again") from error
 
 
-def check_schema(kind: str, version: int, ours: tuple[str, int], where: str) -> None:
-    """Refuse what another kind of software, or a newer version of this one, wrote."""
+def check_schema(kind: object, version: object, ours: tuple[str, int], where: str) -> None:
+    """Refuse what another kind of software, or a newer version of this one, wrote.
+
+    Raises
+    ------
+    StoreError
+        Saying which.
+    """
     if kind != ours[0]:
         raise StoreError(f"{where} holds {kind!r} where {ours[0]!r} was expected: is this the right store?")
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise StoreError(f"{where} is damaged (its schema version is {version!r}): make it again")
     if version > ours[1]:
         raise StoreError(
             f"{where} has schema version {version}, newer than the {ours[1]} this software reads: upgrade streamimg3"

@@ -15,8 +15,7 @@ from streamimg3.errors import InputError, StoreError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, normalise, reason
-from streamimg3.store.documents import Document, check_schema
-from streamimg3.store.documents import revive
+from streamimg3.store.documents import Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 
 D = TypeVar("D", bound=Document)
@@ -65,10 +64,12 @@ class Observation:
         if found is None:
             return None
         try:
-            attrs: dict[str, Any] = json.loads(found).get("attributes", {})
-        except ValueError as error:
+            attrs: dict[str, Any] = dict(json.loads(found).get("attributes", {}))
+        except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.url}/zarr.json is damaged ({error}): remove the store and ingest again") from error
-        check_schema(str(attrs.get("schema")), int(attrs.get("version", 0)), (layout.SCHEMA, layout.VERSION), self.url)
+        check_schema(
+            attrs.get("schema"), attrs.get("version", 0), (layout.SCHEMA, layout.VERSION), f"{self.url}/zarr.json"
+        )
         return attrs
 
     def require(self) -> dict[str, Any]:
@@ -110,7 +111,10 @@ class Observation:
         data = self.backend.get("exposures/index.json")
         if data is None:
             raise StoreError(f"{self.url}/exposures/index.json is missing: ingest again")
-        return tuple(revive(ExposureRecord, r) for r in json.loads(data))
+        try:
+            return tuple(revive(ExposureRecord, r) for r in json.loads(data))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{self.url}/exposures/index.json is damaged ({error}): ingest again") from error
 
     def exposures(self) -> tuple[Exposure, ...]:
         """Return all exposures in member order."""
@@ -136,6 +140,7 @@ class Observation:
                 chunks=(1, *chunk), shards=(1, *shard), compressors=_codec(kind.dtype), overwrite=True,
                 dimension_names=("exposure", "y", "x"), attributes=attrs | (layout.flag_attrs() if plane == "dq" else {}),
             )  # fmt: skip
+        _array.cache_clear()
 
     def create_table(self, shape: tuple[int, int], name: str, rows: Sequence[bytes]) -> None:
         """Write one byte string per exposure as a row of a uint8 array (short rows end in zeros)."""
@@ -151,13 +156,16 @@ class Observation:
             attributes={"lengths": [len(r) for r in rows], "encoding": "utf-8"},
         )  # fmt: skip
         array[:] = table
+        _array.cache_clear()
 
     def row_bytes(self, path: str, row: int) -> bytes:
         """Return one row of a table as it was written."""
         array = _array(self.url, self.options, path)
         lengths: list[int] = array.attrs["lengths"]  # type: ignore[assignment]
-        data: bytes = np.asarray(array[row, : lengths[row]]).tobytes()
-        return data
+        try:
+            return np.asarray(array[row, : lengths[row]]).tobytes()
+        except Exception as error:  # codecs and backends have errors of their own
+            raise StoreError(f"cannot read {self.url}/{path} row {row}: {reason(error)}") from error
 
     # ---------------------------------------------------------------- arrays
     def array(self, path: str):  # type: ignore[no-untyped-def]
@@ -202,7 +210,8 @@ class Observation:
         attrs: dict[str, Any] = {"units": layout.unit_of(name, bunit), "long_name": kind.long_name}
         zarr.create_array(
             self.backend.zarr, name=path, shape=shape, dtype=kind.dtype, overwrite=True,
-            fill_value=kind.fill if fill is None else fill, chunks=(*lead, chunk, chunk), shards=(*lead, tile, tile), compressors=_codec(kind.dtype),
+            fill_value=kind.fill if fill is None else fill, chunks=(*lead, chunk, chunk), shards=(*lead, tile, tile),
+            compressors=_codec(kind.dtype),
             dimension_names=dims, attributes=attrs | (layout.flag_attrs() if name == "dq" else {}),
         )  # fmt: skip
         _array.cache_clear()

@@ -1,0 +1,280 @@
+"""Parameters from the command line and from files: how they are read, coerced and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asdf
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamimg3 import config
+from streamimg3.errors import InputError
+from streamimg3.stages.resample import Params
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One parameter of each type."""
+
+    whole: int = 1
+    number: float = 1.0
+    flag: bool = False
+    word: str = ""
+    pair: tuple[int, int] | None = None
+    point: tuple[float, float] = (0.0, 0.0)
+    maybe: float | None = None
+    said: str | None = None
+
+
+def built(**values: Any) -> Sample:
+    return config.build(Sample, values, "step")[0]
+
+
+# ---------------------------------------------------------------- text
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("resample.pixfrac=0.6", ("resample", "pixfrac", 0.6)),
+        ("resample.kernel=turbo", ("resample", "kernel", "turbo")),
+        ("resample.output_shape=[100, 200]", ("resample", "output_shape", [100, 200])),
+        ("resample.output_shape=100,200", ("resample", "output_shape", "100,200")),
+        (" resample.pixel_scale = None ", ("resample", "pixel_scale", None)),
+        ("tweakreg.skip=True", ("tweakreg", "skip", True)),
+        ("tweakreg.skip=false", ("tweakreg", "skip", False)),
+        ("resample.output_wcs=/d/a=b.asdf", ("resample", "output_wcs", "/d/a=b.asdf")),
+        ("resample.good_bits=~DO_NOT_USE+NON_SCIENCE", ("resample", "good_bits", "~DO_NOT_USE+NON_SCIENCE")),
+        ('resample.fillval="0"', ("resample", "fillval", "0")),
+        ("resample.fillval=", ("resample", "fillval", "")),
+    ],
+)
+def test_assignments(text: str, wanted: tuple[str, str, Any]) -> None:
+    assert config.parse_assignment(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "resample", "resample.pixfrac", "pixfrac=0.6", "=3"])
+def test_no_assignments(text: str) -> None:
+    with pytest.raises(InputError, match=r"write it as step\.parameter=value"):
+        config.parse_assignment(text)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.lists(st.integers(), max_size=3)
+)
+def test_json_values_come_back(value: Any) -> None:
+    assert config.parse_value(json.dumps(value)) == value
+    assert config.parse_value(f"  {value}  ") == value  # as Python writes them
+
+
+# ---------------------------------------------------------------- coercion
+@pytest.mark.parametrize(
+    ("given_", "wanted"),
+    [
+        ({"whole": 3.0}, 3), ({"whole": "3"}, 3), ({"number": 2}, 2.0), ({"number": "1e-3"}, 1e-3), ({"number": "nan"}, None),
+        ({"flag": True}, True), ({"word": 7}, "7"), ({"word": 0.5}, "0.5"), ({"pair": [1, 2]}, (1, 2)),
+        ({"pair": "1, 2"}, (1, 2)), ({"pair": "1 2"}, (1, 2)), ({"pair": "1,2"}, (1, 2)), ({"pair": None}, None),
+        ({"pair": "None"}, None), ({"pair": (3.0, 4)}, (3, 4)), ({"point": [1, "2.5"]}, (1.0, 2.5)),
+        ({"maybe": "none"}, None), ({"maybe": 3}, 3.0), ({"said": None}, None), ({"said": "x"}, "x"),
+    ],
+)  # fmt: skip
+def test_values_become_the_annotated_type(given_: dict[str, Any], wanted: Any) -> None:
+    (name,) = given_
+    found = getattr(built(**given_), name)
+    if wanted is None and name == "number":
+        assert math.isnan(found)
+    else:
+        assert found == wanted and type(found) is type(wanted)
+        if isinstance(found, tuple):
+            assert {type(v) for v in found} == {type(v) for v in wanted}
+
+
+@pytest.mark.parametrize(
+    ("given_", "wanted"),
+    [
+        ({"whole": 1.5}, "a whole number"), ({"whole": "x"}, "a whole number"), ({"whole": True}, "a whole number"),
+        ({"whole": "nan"}, "a whole number"), ({"whole": "inf"}, "a whole number"), ({"whole": None}, "a whole number"),
+        ({"number": "x"}, "a number"), ({"number": [1]}, "a number"), ({"number": False}, "a number"),
+        ({"flag": 1}, "true or false"), ({"flag": "yes"}, "true or false"), ({"word": None}, "text"), ({"word": ["a"]}, "text"),
+        ({"pair": 5}, "2 numbers"), ({"pair": [1]}, "2 numbers"), ({"pair": "1 2 3"}, "2 numbers"),
+        ({"pair": [1.5, 2]}, "a whole number"), ({"point": None}, "2 numbers"), ({"maybe": "x"}, "a number"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_refused(given_: dict[str, Any], wanted: str) -> None:
+    (name,) = given_
+    with pytest.raises(InputError, match=rf"^step\.{name} = .*: it must be {wanted}"):
+        built(**given_)
+
+
+def test_unknown_parameters_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"unknown parameter resample\.pixfrak \(did you mean pixfrac\?\)"):
+        config.build(Params, {"pixfrak": 1.0}, "resample")
+    with pytest.raises(InputError, match=r"unknown parameter resample\.qqq:"):
+        config.build(Params, {"qqq": 1.0}, "resample")
+
+
+def test_parameters_without_meaning_give_notes() -> None:
+    params, notes = config.build(Params, {"in_memory": True, "pixfrac": 0.5, "save_results": False}, "resample")
+    assert params == Params(pixfrac=0.5)
+    assert len(notes) == 2 and notes[0].startswith("resample.in_memory is not used here: memory is bounded by")
+
+
+def test_parameters_are_checked_at_birth() -> None:
+    with pytest.raises(InputError, match=r"resample\.pixfrac = 1\.5: it must be a number from 0 to 1"):
+        config.build(Params, {"pixfrac": 1.5}, "resample")
+
+
+# ---------------------------------------------------------------- steps
+STEPS = ("tweakreg", "skymatch", "resample")
+
+
+def test_skips_are_taken_out() -> None:
+    rest, skipped = config.take_skips({"tweakreg": {"skip": True, "x": 1}, "resample": {"skip": False, "y": 2}}, STEPS)
+    assert skipped == {"tweakreg"}
+    assert rest == {"tweakreg": {"x": 1}, "resample": {"y": 2}}
+
+
+def test_unknown_steps_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"unknown step 'resampel' \(did you mean resample\?\)"):
+        config.take_skips({"resampel": {}}, STEPS)
+
+
+def test_skip_is_a_truth_value() -> None:
+    with pytest.raises(InputError, match=r"tweakreg\.skip = 'yes': it must be true or false"):
+        config.take_skips({"tweakreg": {"skip": "yes"}}, STEPS)
+
+
+def test_later_layers_win() -> None:
+    first = {"resample": {"pixfrac": 1.0, "kernel": "square"}}
+    merged = config.merge(first, {"resample": {"pixfrac": 0.5}, "tweakreg": {"skip": True}}, {})
+    assert merged == {"resample": {"pixfrac": 0.5, "kernel": "square"}, "tweakreg": {"skip": True}}
+    assert first == {"resample": {"pixfrac": 1.0, "kernel": "square"}}
+
+
+def test_keywords_are_dictionaries() -> None:
+    assert config.as_settings({"resample": {"pixfrac": 1}}) == {"resample": {"pixfrac": 1}}
+    with pytest.raises(InputError, match=r"resample=0\.5: give a step's parameters as a dictionary"):
+        config.as_settings({"resample": 0.5})  # type: ignore[dict-item]
+
+
+def test_effective_parameters_are_plain() -> None:
+    assert config.effective(Sample(pair=(1, 2)))["pair"] == (1, 2)
+    assert set(config.effective(Params())) == set(Params.__dataclass_fields__)
+
+
+# ---------------------------------------------------------------- files
+SETTINGS = {"resample": {"pixfrac": 0.7, "output_shape": [300, 200], "kernel": "turbo"}, "tweakreg": {"skip": True}}
+TOML = """
+[resample]
+pixfrac = 0.7
+output_shape = [300, 200]
+kernel = "turbo"
+[tweakreg]
+skip = true
+"""
+YAML = """
+resample:
+  pixfrac: 0.7
+  output_shape: [300, 200]
+  kernel: turbo
+tweakreg:
+  skip: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("p.toml", TOML), ("p.yaml", YAML), ("p.yml", YAML), ("p.json", json.dumps(SETTINGS))]
+)
+def test_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = config.read_file(str(tmp_path / name))
+    assert found == SETTINGS
+    params, _ = config.build(Params, found["resample"], "resample")
+    assert params == Params(pixfrac=0.7, output_shape=(300, 200), kernel="turbo")
+
+
+def test_steps_may_be_one_level_down(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(TOML.replace("[", "[steps.", 1).replace("[tweakreg", "[steps.tweakreg"))
+    assert config.read_file(str(tmp_path / "p.toml")) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("ResampleStep", "resample"), ("resample", "resample"), ("OutlierDetectionStep", "outlier_detection"),
+        ("outlier_detection", "outlier_detection"), ("SourceCatalogStep", "source_catalog"), ("AssignMTWcsStep", "assign_mtwcs"),
+        ("SkyMatchStep", "skymatch"), ("TweakRegStep", "tweakreg"),
+    ],
+)  # fmt: skip
+def test_the_references_file_for_one_step(tmp_path: Path, name: str, step: str) -> None:
+    path = tmp_path / "jwst_nircam_pars-step_0001.asdf"
+    values = {"pixfrac": 0.7, "output_shape": [300, 200], "kernel": "turbo", "skip": False, "rotation": None}
+    asdf.AsdfFile({"class": "jwst.resample.ResampleStep", "name": name, "parameters": values}).write_to(path)
+    assert config.read_file(str(path)) == {step: values}
+
+
+def test_the_references_file_for_a_resample_step_gives_its_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "pars-resamplestep.asdf"
+    values = {"pixfrac": 0.7, "output_shape": [300, 200], "kernel": "turbo", "in_memory": True, "pixel_scale": 0.02}
+    asdf.AsdfFile({"name": "ResampleStep", "parameters": values}).write_to(path)
+    params, notes = config.build(Params, config.read_file(str(path))["resample"], "resample")
+    assert params == Params(pixfrac=0.7, output_shape=(300, 200), kernel="turbo", pixel_scale=0.02)
+    assert len(notes) == 1
+
+
+def test_the_references_file_for_a_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "pars-image3pipeline.asdf"
+    steps = [
+        {"class": "c", "name": n, "parameters": p} for n, p in (("resample", {"pixfrac": 0.7}), ("tweakreg", None))
+    ]
+    asdf.AsdfFile({"class": "c", "name": "Image3Pipeline", "parameters": {}, "steps": steps}).write_to(path)
+    assert config.read_file(str(path)) == {"resample": {"pixfrac": 0.7}, "tweakreg": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("missing.toml", None),
+        ("p.toml", b"[resample\npixfrac = 1"),
+        ("p.json", b'{"resample": '),
+        ("p.yaml", b"resample: [1, 2\ntweakreg: {"),
+        ("p.yaml", b"a: b: c"),
+        ("p.yaml", b"\xff\xfe\x00\x01"),
+        ("p.yaml", b""),
+        ("p.yaml", b"- 1\n- 2"),
+        ("p.json", b"3"),
+        ("p.json", b'{"resample": 3}'),
+        ("p.json", b'{"name": "ResampleStep", "parameters": null}'),
+        ("p.json", b'{"name": "ResampleStep", "parameters": 5}'),
+        ("p.json", b'{"steps": [{"parameters": {}}]}'),
+        ("p.json", b'{"steps": [3]}'),
+        ("p.toml", b"pixfrac = 0.5"),
+        ("p.asdf", b"no ASDF at all"),
+        ("p.asdf", b""),
+        ("p.asdf", b"#ASDF 1.0.0\n%YAML 1.1\n---\na: [1\n...\n"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path: Path, name: str, data: bytes | None) -> None:
+    """One line that begins with the file's name."""
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(InputError) as refused:
+        config.read_file(str(path))
+    text = str(refused.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read as a parameter file"):
+        config.read_file(str(tmp_path))
