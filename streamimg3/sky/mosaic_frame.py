@@ -373,7 +373,7 @@ def _require_same(given: Wcs, made: Wcs) -> None:
     ny, nx = given.shape
     y, x = np.meshgrid(np.linspace(0, ny - 1, 3), np.linspace(0, nx - 1, 3), indexing="ij")
     there_y, there_x = made.to_pixel(*given.to_sky(y, x, bounded=False))
-    if not (np.allclose(there_y, y, atol=1e-4, rtol=0) and np.allclose(there_x, x, atol=1e-4, rtol=0)):
+    if not (np.allclose(there_y, y, atol=1e-6, rtol=0) and np.allclose(there_x, x, atol=1e-6, rtol=0)):
         raise InputError(
             "the output WCS header has a pole or projection parameters that are not supported: use a plain TAN header"
         )
