@@ -104,6 +104,8 @@ def _value(kind: Any, parts: Schema) -> Schema:
     if kind in SIMPLE:
         return {"type": SIMPLE[kind]}
     if origin in (types.UnionType, typing.Union):
+        if set(args) <= set(SIMPLE):
+            return {"type": [SIMPLE[a] for a in args]}
         return {"anyOf": [_value(a, parts) for a in args]}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         if kind.__name__ not in parts:

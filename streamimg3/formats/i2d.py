@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError
 from streamimg3.formats.blend import Column, generic_table, jwst_table, packed
 from streamimg3.formats.fits_stream import Image, Unit, Whole, primary, table, write_units
-from streamimg3.formats.i2d_header import (
-    OWN_KEYWORD,
-    Headers,
-    Mosaic,
-    generic_headers,
-    generic_rows,
-    jwst_headers,
-    jwst_rows,
-)
+from streamimg3.formats.generic_header import generic_headers, generic_rows
+from streamimg3.formats.i2d_header import OWN_KEYWORD, Headers, Mosaic, jwst_headers, jwst_rows
 from streamimg3.formats.names import absolute, common_root, is_remote
 from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.geometry import Box
@@ -91,7 +84,7 @@ def export_i2d(
     document = obs.document(ResampleDocument, name)
     if document is None:
         raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
-    url = _url(obs, document, destination, name)
+    url = _url(obs, destination, name)
     if limit is not None and is_remote(url):
         limit -= UPLOAD_MEMORY
     units = _units(obs, _mosaic(obs, document, url, statuses or {}), limit)
@@ -100,7 +93,7 @@ def export_i2d(
     return url
 
 
-def _url(obs: Observation, document: ResampleDocument, destination: str, name: str) -> str:
+def _url(obs: Observation, destination: str, name: str) -> str:
     if destination.lower().endswith(".fits"):
         return absolute(destination)
     association = obs.document(AssociationDocument)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,11 +16,9 @@ from streamimg3.formats.blend import (
     Metadata,
     Value,
     blend,
-    card_values,
     exposure_metadata,
     jwst_keywords,
     keyword_at,
-    merge,
     readable_cards,
 )
 from streamimg3.formats.fits_file import parse_cards, quietly
@@ -36,21 +33,6 @@ OWN_KEYWORD = "S3VER"
 _LATER = ("resample", "source_catalog")
 _POINTING = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
 _MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
-_EXPOSURE_TIMES = ("EXPTIME", "XPOSURE", "EFFEXPTM", "EXPOSURE", "EXP_TIME", "TEXPTIME", "ITIME")
-_FIRST_TIMES = ("EXPSTART", "MJD-BEG", "MJD-OBS", "MJD_OBS", "DATE-OBS", "DATE-BEG")
-_LAST_TIMES = ("EXPEND", "MJD-END", "MJD_END", "DATE-END")
-_NAMES = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "FILTER1", "FILTER2")
-
-_STRUCTURE = re.compile(
-    r"SIMPLE|BLOCKED|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|[PG]COUNT|GROUPS|BSCALE|BZERO|BLANK|DATAM(IN|AX)|EXT(NAME|VER|LEVEL)"
-    r"|INHERIT|[CZ]HECKSUM|Z?DATASUM|DATE|FILENAME|TFIELDS|END"
-)
-_WCS = re.compile(
-    r"(CRVAL|CRPIX|CDELT|CROTA|CTYPE|CUNIT|CRDER|CSYER|CNAME)\d[A-Z]?|((CD|PC)\d_\d|P[VS]\d_\d+)[A-Z]?"
-    r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|(LONPOLE|LATPOLE|EQUINOX|RADESYS|WCSAXES|WCSNAME)[A-Z]?|EPOCH|RADECSYS|WAT\d_\d+"
-    r"|C[PQ](DIS|ERR)\d|D[PQ]\d.*|D2IM.*|AXISCORR|AMD[XY]\d+|PPO\d|[XY]PIXELSZ|PLT(RA|DEC)\w+|CNPIX\d|LTV\d|LTM\d_\d"
-    r"|ORIENTAT|S_REGION|WCSDVARR"
-)
 
 # Keywords that no exposure brings along; all others keep the comment that they had
 _COMMENTS = {
@@ -154,7 +136,7 @@ Changes = dict[str, Value | None]  # None = the keyword is removed
 def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
     """Return the keywords of PRIMARY and SCI that the mosaic decides, whatever the exposures say."""
     document, settings = mosaic.document, mosaic.document.parameters
-    groups = _first_of_groups([e.record for e in mosaic.exposures])
+    groups = first_of_groups([e.record for e in mosaic.exposures])
     primary: Changes = {"DATE": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3], "FILENAME": mosaic.filename}
     primary |= _association(mosaic) | {"BKGLEVEL": None, "BKGSUB": None}
     primary |= _steps(mosaic) | {_status_keyword("resample"): document.status}
@@ -170,7 +152,7 @@ def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
     return primary, sci
 
 
-def _first_of_groups(records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
+def first_of_groups(records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
     """Return the first exposure of each group: detectors that were exposed together count once."""
     first: dict[str, ExposureRecord] = {}
     for record in records:
@@ -209,7 +191,7 @@ def wcs_keywords(wcs: Wcs) -> dict[str, Value]:
     return found | {key: str(found[key]).removesuffix("-SIP") for key in ("CTYPE1", "CTYPE2")}
 
 
-def _total(values: Sequence[float | None]) -> float | None:
+def total_of(values: Sequence[float | None]) -> float | None:
     """Sum from left to right, as the reference does; None where no value is known."""
     known = [v for v in values if v is not None]
     total = 0.0
@@ -218,7 +200,7 @@ def _total(values: Sequence[float | None]) -> float | None:
     return total if known else None
 
 
-def _own_card() -> fits.Card:
+def own_card() -> fits.Card:
     try:
         number = version("streamimg3")
     except PackageNotFoundError:
@@ -226,7 +208,7 @@ def _own_card() -> fits.Card:
     return fits.Card(OWN_KEYWORD, number, _COMMENTS[OWN_KEYWORD])
 
 
-def _card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
+def make_card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
     comment = comments.get(name) or _COMMENTS.get(name) or _comment(name)
     if isinstance(value, str):
         value = re.sub(r"[^ -~]", "?", value)  # FITS headers hold printable ASCII only
@@ -244,7 +226,7 @@ def _comment(name: str) -> str:
     return f"status of {step}" if step else ""
 
 
-def _notes(mosaic: Mosaic) -> list[fits.Card]:
+def note_cards(mosaic: Mosaic) -> list[fits.Card]:
     lines = [line for note in mosaic.document.notes for line in textwrap.wrap(re.sub(r"[^ -~]", "?", note), 72)]
     return [fits.Card("HISTORY", line) for line in lines]
 
@@ -252,11 +234,11 @@ def _notes(mosaic: Mosaic) -> list[fits.Card]:
 # ---------------------------------------------------------------- JWST
 def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
     """Return the metadata of exposures as the mosaic saw them: cards, association, step statuses, background."""
-    common = _present(_placed("PRIMARY", _association(mosaic) | _steps(mosaic)))
+    common = present(placed("PRIMARY", _association(mosaic) | _steps(mosaic)))
     return [exposure_metadata(e) | common | _background(mosaic, e.record.index) for e in exposures]
 
 
-def _present(changes: Mapping[str, Value | None]) -> Metadata:
+def present(changes: Mapping[str, Value | None]) -> Metadata:
     return {path: value for path, value in changes.items() if value is not None}
 
 
@@ -270,7 +252,7 @@ def _background(mosaic: Mosaic, index: int) -> Metadata:
     return found | {"meta.background.subtracted": False}
 
 
-def _placed(hdu: str, changes: Changes) -> dict[str, Value | None]:
+def placed(hdu: str, changes: Changes) -> dict[str, Value | None]:
     """Keywords that JWST has, by their place in the metadata tree."""
     return {k.path: changes[k.name] for k in jwst_keywords() if k.hdu == hdu and k.name in changes}
 
@@ -287,24 +269,24 @@ def jwst_headers(mosaic: Mosaic, rows: Sequence[Metadata]) -> Headers:
     """
     merged: dict[str, Value | None] = dict(blend(rows) if mosaic.blended else rows[0])
     primary, sci = decided(mosaic)
-    merged |= _placed("PRIMARY", primary | _jwst_times(mosaic) | {"DATAMODL": "ImageModel"})
-    merged |= _placed("SCI", sci | _jwst_elapsed(mosaic))
-    metadata = _present(merged)
+    merged |= placed("PRIMARY", primary | _jwst_times(mosaic) | {"DATAMODL": "ImageModel"})
+    merged |= placed("SCI", sci | _jwst_elapsed(mosaic))
+    metadata = present(merged)
     if "err" in mosaic.document.planes and "meta.bunit_data" in metadata:
         metadata["meta.bunit_err"] = metadata["meta.bunit_data"]
     cards = _arranged(metadata, *(mosaic.exposures[0].cards(h) for h in ("primary", "sci")))
-    return Headers([*cards["PRIMARY"], _own_card(), *_notes(mosaic)], cards["SCI"], cards["ERR"], metadata)
+    return Headers([*cards["PRIMARY"], own_card(), *note_cards(mosaic)], cards["SCI"], cards["ERR"], metadata)
 
 
 def _jwst_times(mosaic: Mosaic) -> Changes:
     """Return the times of the whole mosaic; detectors that were exposed together count once."""
-    groups = _first_of_groups([e.record for e in mosaic.exposures])
+    groups = first_of_groups([e.record for e in mosaic.exposures])
     measured = [r.measurement_time for r in groups]
     starts, ends = ([t for r in groups if (t := getattr(r, name)) is not None] for name in ("start_mjd", "end_mjd"))
     return {
-        "EFFEXPTM": _total([r.exposure_time for r in groups]),
-        "TMEASURE": None if None in measured else _total(measured),
-        "DURATION": _total([r.duration for r in groups]),
+        "EFFEXPTM": total_of([r.exposure_time for r in groups]),
+        "TMEASURE": None if None in measured else total_of(measured),
+        "DURATION": total_of([r.duration for r in groups]),
         "EXPSTART": min(starts, default=None),
         "EXPEND": max(ends, default=None),
     }
@@ -330,7 +312,7 @@ def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[st
             if section in headings and section not in written:
                 arranged[keyword.hdu] += [fits.Card("", ""), fits.Card("", headings[section]), fits.Card("", "")]
             written.add(section)
-            arranged[keyword.hdu].append(_card(keyword.name, metadata[keyword.path], comments))
+            arranged[keyword.hdu].append(make_card(keyword.name, metadata[keyword.path], comments))
     return arranged
 
 
@@ -351,75 +333,3 @@ def _headings(hdu: str, cards: str) -> dict[str, str]:
             found |= {section: heading} if section else {}
             heading = ""
     return found
-
-
-# ---------------------------------------------------------------- any other telescope
-def generic_rows(exposures: Sequence[Exposure]) -> list[dict[str, Value]]:
-    """Return keyword -> value of every exposure; what is in both headers is the image's own."""
-    rows = []
-    for exposure in exposures:
-        merged = card_values(exposure.cards("primary")) | card_values(exposure.cards("sci"))
-        simple = {k: v for k, v in merged.items() if len(k) <= 8 and not _STRUCTURE.fullmatch(k)}
-        rows.append({"FILENAME": exposure.record.filename, **simple})
-    return rows
-
-
-def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Headers:
-    """Return the headers of a mosaic of any other telescope: the first exposure's without structure and WCS, then ours.
-
-    Parameters
-    ----------
-    mosaic : Mosaic
-        The mosaic.
-    rows : sequence of mapping
-        Keywords of all exposures.
-    """
-    texts = [mosaic.exposures[0].cards(h) for h in ("primary", "sci")]
-    primary = {c.keyword: c for c in _plain(texts[0])}
-    sci = {} if texts[0] == texts[1] else {c.keyword: c for c in _plain(texts[1])}
-    own = decided(mosaic)
-    blended = _generic_changes(mosaic, rows) if mosaic.blended else {}
-    for name, value in blended.items():
-        _change(sci if name in sci else primary, name, value)
-    if (unit := mosaic.exposures[0].record.bunit) is not None:
-        primary.pop("BUNIT", None)
-        own[1]["BUNIT"] = unit
-    for cards, changes in zip((primary, sci), own, strict=True):
-        for name, value in changes.items():
-            _change(cards, name, value)
-    err = [sci["BUNIT"]] if "BUNIT" in sci else []
-    metadata = _present(_placed("PRIMARY", own[0]) | _placed("SCI", own[1]))
-    return Headers([*primary.values(), _own_card(), *_notes(mosaic)], list(sci.values()), err, metadata)
-
-
-def _plain(cards: str) -> Iterator[fits.Card]:
-    """Yield the cards without structure and WCS, in standard form (long keywords as they are)."""
-    for card in readable_cards(cards):
-        if not (_STRUCTURE.fullmatch(card.keyword) or _WCS.fullmatch(card.keyword)):
-            yield _card(card.keyword, card.value, {card.keyword: card.comment}) if len(card.keyword) <= 8 else card
-
-
-def _change(cards: dict[str, fits.Card], name: str, value: Value | None) -> None:
-    old = cards.get(name)
-    if value is None:
-        cards.pop(name, None)
-    else:
-        cards[name] = _card(name, value, {name: old.comment} if old is not None else {})
-
-
-def _generic_changes(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Changes:
-    """Return times and names of all exposures together, for the keywords that the first one has."""
-    first, changes = rows[0], Changes()
-    total = _total([r.exposure_time for r in _first_of_groups([e.record for e in mosaic.exposures])])
-    if total is not None:
-        known = [k for k in _EXPOSURE_TIMES if k in first and _same(first[k], mosaic.exposures[0].record.exposure_time)]
-        changes |= dict.fromkeys(known or ["EXPTIME"], total)
-    for rule, names in (("min", _FIRST_TIMES), ("max", _LAST_TIMES), ("multi", _NAMES)):
-        for name in names:
-            if name in first:
-                changes[name] = merge(rule, [row[name] for row in rows if name in row])
-    return changes
-
-
-def _same(value: Value, other: float | None) -> bool:
-    return other is not None and not isinstance(value, str | bool) and math.isclose(value, other, rel_tol=1e-9)

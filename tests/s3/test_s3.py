@@ -189,6 +189,7 @@ def test_server_lost_while_the_product_is_written(server: Server, field: Path, t
         *STEPS, "--set", "resample.pixel_scale_ratio=0.2",
     ]  # fmt: skip
     code, said, _ = _kill_server_when(server, arguments, tmp_path / "log", "source_catalog: skipped", after)
+    print(f"server lost {after} s after the mosaic was made: exit code {code}")
     there = server.keys(f"{name}/")
     if code == 0:  # it was quicker
         assert there == [f"{name}/{PRODUCT}"]

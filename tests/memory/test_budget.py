@@ -1,0 +1,104 @@
+"""Declared memory is kept: the resident memory of driver and workers, sampled from outside while real runs go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import streamimg3
+from tests.conftest import SKIP
+from tests.memory.family_rss import MIB, Measured, run_measured
+
+pytestmark = [
+    pytest.mark.scale,
+    pytest.mark.skipif(sys.platform != "linux", reason="resident memory is sampled through /proc"),
+]
+
+STAGES = ("ingest", "resample")
+
+
+@pytest.fixture(autouse=True)
+def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let subprocesses import the package that is under test."""
+    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+
+
+def _simulate(folder: Path, *options: object) -> str:
+    """Simulate a field in a process of its own and return its association."""
+    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "streamimg3", "simulate", str(folder), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def preset_c(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """24 exposures of 2048 x 2048 (2.7 GB)."""
+    folder = tmp_path_factory.mktemp("preset_c")
+    yield _simulate(folder, "--preset", "c")
+    shutil.rmtree(folder)
+
+
+def _image3(association: str, folder: Path, memory: str, workers: int) -> Measured:
+    """Run ingest, resample and export under a budget; the store is removed afterwards."""
+    skips = [f"--steps.{step}.skip=true" for step in SKIP]
+    command = [
+        sys.executable, "-m", "streamimg3", "run", "image3", association, "--output-dir", str(folder / "out"),
+        "--memory", memory, "--workers", str(workers), *skips,
+    ]  # fmt: skip
+    measured = run_measured(command, folder / "log.jsonl")
+    assert measured.code == 0, measured.stderr
+    assert list((folder / "out").glob("*_i2d.fits"))
+    shutil.rmtree(folder / "out")
+    return measured
+
+
+def _figures(title: str, measured: Measured) -> str:
+    """Return the figures of a run as text."""
+    seconds = measured.samples[-1][0] - measured.samples[0][0]
+    rows = [f"{title}: peak {measured.peak / MIB:.0f} MiB in {seconds:.0f} s, {len(measured.samples)} samples"]
+    for stage in STAGES:
+        event = measured.event("stage", stage)
+        rows.append(
+            f"  {stage:9s} peak {measured.stage_peak(stage) / MIB:5.0f} MiB sampled, {event['peak_rss'] / MIB:5.0f} own,"
+            f" {event['projected'] / MIB:5.0f} projected; {event['done']} tasks, {event['wall_s']:.1f} s"
+        )
+    after = measured.between(measured.event("stage", "resample")["time"], float("inf"))
+    return "\n".join([*rows, f"  export    peak {after / MIB:5.0f} MiB sampled"])
+
+
+@pytest.mark.parametrize(("memory", "budget", "workers"), [("512MiB", 512, 1), ("1GiB", 1024, 2)])
+def test_budget_is_kept(preset_c: str, tmp_path: Path, memory: str, budget: int, workers: int) -> None:
+    """Ingest, resample and export of 24 x 2048 x 2048 stay within the budget, and each stage's projection is near."""
+    measured = _image3(preset_c, tmp_path, memory, workers)
+    print("\n" + _figures(f"24 x 2048², --memory {memory} --workers {workers}", measured))
+    assert measured.peak <= budget * MIB
+    for stage in STAGES:
+        event = measured.event("stage", stage)
+        assert abs(event["projected"] - event["peak_rss"]) <= 0.25 * event["peak_rss"], stage
+        assert event["projected"] <= budget * MIB, stage
+        # Its own count is every 50 ms, so it may miss what is held for a moment; it can't be more than what is sampled here.
+        assert 0.85 * measured.stage_peak(stage) <= event["peak_rss"] <= 1.05 * measured.stage_peak(stage), stage
+
+
+def test_peak_does_not_depend_on_the_number_of_exposures(tmp_path: Path) -> None:
+    """Four times the pointings at the same depth, so four times the exposures and mosaic, take the same memory."""
+    peaks = {}
+    for count, pointings in ((24, (2, 4)), (96, (4, 8))):
+        folder = tmp_path / str(count)
+        options = ("--preset", "a", "--size", 1024, "--dithers", 3, "--pointings", *pointings, "--detectors", 1)
+        association = _simulate(folder / "in", *options)
+        assert len(list((folder / "in").glob("*_cal.fits"))) == count
+        measured = _image3(association, folder, "2GiB", 1)
+        shutil.rmtree(folder / "in")
+        print("\n" + _figures(f"{count} x 1024², --memory 2GiB --workers 1", measured))
+        peaks[count] = {stage: measured.stage_peak(stage) for stage in STAGES} | {"all": measured.peak}
+    for what, peak in peaks[96].items():
+        assert peak <= 1.10 * peaks[24][what], what
