@@ -6,7 +6,6 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -36,7 +35,7 @@ _MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
 
 # Keywords that no exposure brings along; all others keep the comment that they had
 _COMMENTS = {
-    "DATE": "UTC time at which this file was written",
+    "DATE": "UTC time at which the mosaic was finished",
     "FILENAME": "name of this file",
     "ASNPOOL": "association pool",
     "ASNTABLE": "association that lists the exposures",
@@ -137,7 +136,7 @@ def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
     """Return the keywords of PRIMARY and SCI that the mosaic decides, whatever the exposures say."""
     document, settings = mosaic.document, mosaic.document.parameters
     groups = first_of_groups([e.record for e in mosaic.exposures])
-    primary: Changes = {"DATE": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3], "FILENAME": mosaic.filename}
+    primary: Changes = {"DATE": mosaic.document.made, "FILENAME": mosaic.filename}
     primary |= _association(mosaic) | {"BKGLEVEL": None, "BKGSUB": None}
     primary |= _steps(mosaic) | {_status_keyword("resample"): document.status}
     primary |= {

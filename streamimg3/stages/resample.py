@@ -8,6 +8,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from streamimg3.engine import Outcome, Runner, Task
@@ -334,6 +335,11 @@ def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
     setup.write(obs)
 
 
+def _now() -> str:
+    """UTC time to the millisecond."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+
+
 def _cost(outcome: Outcome) -> StageCost:
     return StageCost(
         outcome.wall_s, outcome.cpu_s, outcome.peak_rss, outcome.tasks_done, outcome.tasks_kept, dict(outcome.split)
@@ -351,7 +357,8 @@ def _document(
     region = footprint.union([e.record.s_region for e in exposures], frame.wcs)
     notes = [] if setup.noise or not params.enable_err else ["no exposure has ERR or variances: the mosaic has no ERR"]
     return ResampleDocument(
-        digest=setup.digest, parameters=dataclasses.asdict(params), planes=setup.planes, shape=setup.shape, tile=setup.tile,
+        digest=setup.digest, made=_now(),
+        parameters=dataclasses.asdict(params), planes=setup.planes, shape=setup.shape, tile=setup.tile,
         wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale, pixel_scale_ratio=frame.ratio, path=setup.path,
         s_region=region, exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=tuple(notes),
         cost=cost,

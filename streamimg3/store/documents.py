@@ -141,10 +141,11 @@ class StageCost:
 
 @dataclass(frozen=True)
 class ResampleDocument(Document):
-    """The commit of a mosaic: parameters, frame and the accuracy of the pixel maps."""
+    """The commit of a mosaic: parameters, frame and the accuracy of the pixel maps; ``made`` is its UTC time."""
 
     kind: ClassVar[str] = "resample"
     digest: str = ""
+    made: str = ""
     status: str = "COMPLETE"
     reason: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -206,6 +206,14 @@ def test_planes_that_are_switched_off(mosaic: Run, expected: dict[str, str], tmp
             assert not {h.name.lower() for h in hdus} & gone
 
 
+def test_no_plane_of_an_earlier_mosaic_stays(mosaic: Run) -> None:
+    """A plane that the new parameters do not make is not left over from the old ones, in another shape at that."""
+    mosaic()
+    obs = mosaic(enable_err=False, pixel_scale_ratio=2.0)
+    left = {p.name for p in (Path(obs.url) / "mosaic").iterdir() if p.is_dir()}
+    assert left == {"sci", "wht", "ncontrib", "con"}
+
+
 def test_propagated_flags(mosaic: Run, expected: dict[str, str], ingested: Observation) -> None:
     """propagate_dq adds a plane whose bits all come from the exposures, and changes nothing else."""
     obs = mosaic(propagate_dq=True)

@@ -76,7 +76,11 @@ def test_lowest_vertex_is_at_zero_and_the_highest_sets_the_shape(aim: Aim) -> No
 
 
 def test_shape_is_the_range_rounded_half_up() -> None:
-    """Four dithers 2.2 and 2.9 arcsec apart, over the pixel scale, beside a 96 by 110 pixel exposure."""
+    for ratio in np.linspace(0.7, 1.3, 10):
+        frame = frame_of(FrameOptions(pixel_scale_ratio=float(ratio)))
+        highest = [v.max() for v in vertices(frame, exposures()[0])]
+        assert frame.shape == tuple(math.floor(v + 0.5) for v in highest)
+    # Four dithers 2.2 and 2.9 arcsec apart, over the pixel scale, beside a 96 by 110 pixel exposure.
     frame = frame_of()
     assert 96 + 40 < frame.shape[0] < 96 + 110
     assert frame.pixel_scale == pytest.approx(SCALE, rel=5e-3)  # the simulated detectors stretch by 3e-3
