@@ -12,7 +12,9 @@ import pytest
 from streamimg3 import Observation, Session, ingest
 from streamimg3.formats.simulate import Field, simulate
 
-SKIP = {step: {"skip": True} for step in ("assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "source_catalog")}
+SKIP = {
+    step: {"skip": True} for step in ("assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "source_catalog")
+}
 DATA = Path(__file__).parent / "data"
 M17 = DATA / "2mass_m17"
 

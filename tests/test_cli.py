@@ -113,7 +113,12 @@ def files(pair: Path, tmp_path: Path) -> list[Path]:
 
 def _association(files: list[Path], **changed: object) -> Path:
     members = [{"expname": f.name, "exptype": "science"} for f in files]
-    table = {"asn_rule": "Asn_Lv3Image", "asn_type": "image3", "products": [{"name": "p", "members": members}], **changed}
+    table = {
+        "asn_rule": "Asn_Lv3Image",
+        "asn_type": "image3",
+        "products": [{"name": "p", "members": members}],
+        **changed,
+    }
     path = files[0].parent / "p_asn.json"
     path.write_text(json.dumps(table))
     return path
@@ -469,7 +474,14 @@ def test_full_disk_for_the_mosaic(command: CommandLine, ingested: Observation, t
     size = sum(f.stat().st_size for f in Path(ingested.url).rglob("*") if f.is_file())
     with _mounted(tmp_path / "small", f"size={size // 1024 + 1000}k") as small:
         store = str(shutil.copytree(ingested.url, small / "x.zarr"))
-        more = ("--output-dir", tmp_path / "out", "--set", "resample.pixel_scale_ratio=0.5", "--set", "resample.tile=64")
+        more = (
+            "--output-dir",
+            tmp_path / "out",
+            "--set",
+            "resample.pixel_scale_ratio=0.5",
+            "--set",
+            "resample.tile=64",
+        )
         said = command.image3(store, *more)
         _is_one_clear_line(said, FAILED, store, "No space left on device", last=True)
         assert not _products(tmp_path)
@@ -508,7 +520,18 @@ def test_read_only_disk(command: CommandLine, ingested: Observation, tmp_path: P
 def test_impossible_budget_names_one_that_works(ingested: Observation, tmp_path: Path) -> None:
     """--memory 64MiB is refused before any pixel is read; the budget named in the refusal works to the byte's bits."""
     store = Path(shutil.copytree(ingested.url, tmp_path / "x.zarr"))
-    line = ("run", "image3", store, "--output-dir", tmp_path / "out", *SKIPS, "--set", "resample.tile=128", "--workers", 2)
+    line = (
+        "run",
+        "image3",
+        store,
+        "--output-dir",
+        tmp_path / "out",
+        *SKIPS,
+        "--set",
+        "resample.tile=128",
+        "--workers",
+        2,
+    )
     refused = _in_a_process(*line, "--memory", "64MiB")
     _is_one_clear_line(refused, TOO_SMALL, "64 MiB", "smallest budget that works is --memory", last=True)
     assert not _products(tmp_path) and not (store / "mosaic").exists()

@@ -187,6 +187,8 @@ def _plane(pc: F8, scale: float, crval: tuple[float, float]):  # type: ignore[no
 def _extent(outlines: list[F8], plane, crval, options: FrameOptions):  # type: ignore[no-untyped-def]
     """Reference pixel (x, y), shape (ny, nx) and bounding box (x then y) of the mosaic."""
     spots = np.hstack([plane.inverse(*outline.T) for outline in outlines])
+    if not np.isfinite(spots).all():
+        raise InputError("no exposure touches the output image: crval is on the other side of the sky")
     low, high = np.min(spots, axis=1), np.max(spots, axis=1)
     native = plane.inverse(*crval)
     if options.crpix is None:

@@ -101,17 +101,26 @@ class Params:
 
     def __post_init__(self) -> None:
         checks = [
+            *(
+                (_finite(getattr(self, name)), name, "finite")
+                for name in ("crpix", "crval", "rotation", "pixmap_stepsize")
+            ),
             (0.0 <= self.pixfrac <= 1.0, "pixfrac", "a number from 0 to 1"),
             (self.kernel in KERNELS, "kernel", "one of " + ", ".join(KERNELS)),
             (self.weight_type in WEIGHTS, "weight_type", "one of " + ", ".join(WEIGHTS)),
             (self.pixmap_order in (1, 3), "pixmap_order", "1 or 3"),
             (self.pixmap_stepsize is None or self.pixmap_stepsize >= 1, "pixmap_stepsize", "at least 1"),
-            (self.pixel_scale_ratio > 0, "pixel_scale_ratio", "positive"),
-            (self.pixel_scale is None or self.pixel_scale > 0, "pixel_scale", "positive, in arcsec"),
+            (0 < self.pixel_scale_ratio < math.inf, "pixel_scale_ratio", "positive and finite"),
+            (self.pixel_scale is None or 0 < self.pixel_scale < math.inf, "pixel_scale", "positive, in arcsec"),
             (
                 self.output_shape is None or min(self.output_shape) >= 1,
                 "output_shape",
                 "two positive integers, x then y",
+            ),
+            (
+                self.crval is None or -90.0 <= self.crval[1] <= 90.0,
+                "crval",
+                "right ascension and declination in degrees",
             ),
             (self.tile >= 16, "tile", "at least 16 pixels"),
             (self.fill is not None, "fillval", "a number, NAN or INDEF"),
@@ -128,7 +137,7 @@ class Params:
         if text in ("NAN", "INDEF", ""):
             return math.nan
         try:
-            return float(text)
+            return float(text) if math.isfinite(float(text)) else None
         except ValueError:
             return None
 
@@ -143,6 +152,10 @@ class Params:
         return FrameOptions(
             self.output_shape, self.crpix, self.crval, self.rotation, self.pixel_scale, self.pixel_scale_ratio
         )
+
+
+def _finite(value: float | tuple[float, float] | None) -> bool:
+    return value is None or all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
 
 
 def output_frame(obs: Observation, params: Params) -> MosaicFrame:
@@ -326,6 +339,7 @@ def _run_one(
 
 def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
     """Create the empty planes and the set-up that the workers read."""
+    obs.backend.remove_tree(setup.path)  # planes of an earlier mosaic must not stay beside this one's
     for parent in {setup.path.split("/")[0], setup.path}:
         obs.write_group(parent, {})
     for plane in setup.planes:

@@ -72,7 +72,9 @@ class Runnable:
         path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
         said = open(self.folder / f"{log}.err", "wb")  # noqa: SIM115 (the process keeps it)
         with said:
-            return subprocess.Popen(command, stderr=said, start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+            return subprocess.Popen(
+                command, stderr=said, start_new_session=True, env={**os.environ, "PYTHONPATH": path}
+            )
 
     def finish(self, log: str) -> list[dict[str, Any]]:
         """Run it to its good end and return its events."""

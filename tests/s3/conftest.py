@@ -108,7 +108,12 @@ class Server:
         command = [self.binary, "mini", *(f"-{name}={value}" for name, value in flags.items())]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "HOME": str(self.folder)}
+                command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "HOME": str(self.folder)},
             )
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
@@ -130,7 +135,9 @@ class Server:
     def run(self, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run the command line with this server in its environment."""
         command = [sys.executable, "-m", "streamimg3", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=timeout, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, timeout=timeout, check=False
+        )
 
 
 @pytest.fixture(scope="session")

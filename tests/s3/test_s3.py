@@ -87,7 +87,9 @@ def test_workers_write_the_same(server: Server, association: str, local: tuple[d
 
 def test_credentials_as_options(server: Server, finished: Observation) -> None:
     """--storage-option does what the environment does."""
-    bare = {k: v for k, v in server.environment.items() if not k.startswith("AWS_")} | {"AWS_EC2_METADATA_DISABLED": "true"}
+    bare = {k: v for k, v in server.environment.items() if not k.startswith("AWS_")} | {
+        "AWS_EC2_METADATA_DISABLED": "true"
+    }
     options = [text for pair in server.options.items() for text in ("--storage-option", "=".join(pair))]
     command = [sys.executable, "-m", "streamimg3", "info", finished.url, *options]
     done = subprocess.run(command, capture_output=True, text=True, env=bare, check=False)
@@ -135,7 +137,9 @@ def test_what_is_not_there_is_one_line(server: Server, association: str) -> None
 
 
 # ---------------------------------------------------------------- the server goes away
-def _kill_server_when(server: Server, arguments: list[object], log: Path, event: str, after: float = 0.0) -> tuple[int, str, float]:
+def _kill_server_when(
+    server: Server, arguments: list[object], log: Path, event: str, after: float = 0.0
+) -> tuple[int, str, float]:
     """Start a run, kill the server some time after an event; returns exit code, what was said and seconds it took to give up."""
     command = [sys.executable, "-m", "streamimg3", *map(str, arguments), "--log-json", str(log)]
     said = log.with_suffix(".err")
