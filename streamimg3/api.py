@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamimg3 import config
 from streamimg3.engine import Runner, Task
@@ -17,10 +18,15 @@ from streamimg3.errors import InputError
 from streamimg3.pipelines import image3
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
-from streamimg3.store.documents import AssociationDocument
+from streamimg3.store.documents import AssociationDocument, OutputWcsDocument, RunDocument
+
+if TYPE_CHECKING:
+    from streamimg3.formats.association import Association
+    from streamimg3.formats.ingest import Found
 
 PIPELINES = ("image3",)
 DEFAULT_MEMORY = "2GiB"
+_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.stages.resample", "streamimg3.kernels.ready")  # in every worker
 
 
 @dataclass
@@ -57,11 +63,17 @@ class Session:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1")
 
-    def runner(self, *preload: str) -> Runner:
-        """Return a runner whose workers start with these modules loaded."""
+    def runner(self, url: str) -> Runner:
+        """Return a runner for work on the store at a URL."""
         memory = None if self.memory is None else parse_size(self.memory)
         workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
-        return Runner(memory, workers, self.progress, preload)
+        if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
+            self.progress.note("memory:// lives in one process: all work is done in it")
+            workers = 1
+        if workers == 1:
+            for name in _PRELOAD:  # this process is the worker: what it loads is to be seen when the budget is checked
+                importlib.import_module(name)
+        return Runner(memory, workers, self.progress, _PRELOAD)
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -105,42 +117,62 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
     InputError
         If an input is missing or bad, or the store holds another product.
     """
+    session = session or Session()
+    obs, missing = _headers(inputs, session)
+    if missing is not None:
+        _pixels(obs, missing, session)
+    return obs
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Pixels that are still to be brought in: the association, what its headers say, the tasks, and the digest."""
+
+    association: Association
+    found: list[Found]
+    tasks: list[Task]
+    mark: str
+
+
+def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
+    """Make the store with all that comes from headers; returns what of the pixels is still missing."""
     from streamimg3.formats import ingest as door
     from streamimg3.formats.association import read_inputs
 
-    session = session or Session()
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
-    files = [
-        (m.url, m.weight, m.dq, m.group_id, door.fingerprint(m.url, session.storage_options))
-        for m in association.science
-    ]
-    mark = digest(1, files)
+    mark = digest(1, door.fingerprints(association, session.storage_options))
     root = _own(obs, session.force)
-    if root.get("ingested") and root.get("ingest") == mark:
-        session.progress.note(f"ingest: {len(files)} files unchanged, kept")
+    if root.get("ingested") and root.get("ingest") == mark and not session.force:
+        session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        obs.mend()
         if obs.document(AssociationDocument) != (new := door.association_document(association)):
             obs.commit(new)
-        return obs
-    if root.get("ingested") and not session.force and not _same_members(obs, [str(f[0]) for f in files]):
-        raise InputError(f"{obs.url} holds other exposures: give another --store, or --force ingest to replace them")
+        return obs, None
+    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+        raise InputError(
+            f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
+        )
     found = door.scan(association, session.storage_options)
     tasks = [_ingest_task(found, n) for n in range(len(association.science))]
-    runner = session.runner("streamimg3.formats.ingest")
-    runner.check(tasks)
+    session.runner(obs.url).check(tasks)
     ledger = Ledger(obs.backend, "ingest", mark)
-    if "_created" not in ledger.done():
-        obs.backend.remove_tree("documents")
-        ledger.forget_others()
+    if session.force or "_created" not in ledger.done():
+        door.clear(obs)
         door.create(obs, association, found)
         ledger.mark("_created")
-    work = partial(
-        _ingest_work, obs=obs, members=association.science, options=dict(session.storage_options),
-        records=tuple(tuple(f.record for f in found if f.member == n) for n in range(len(association.science))),
-    )  # fmt: skip
-    runner.fill(work, tasks, ledger)
-    door.commit(obs, len(found), mark)
-    return obs
+    return obs, _Missing(association, found, tasks, mark)
+
+
+def _pixels(obs: Observation, missing: _Missing, session: Session) -> None:
+    """Bring in the pixels that are still missing and finish the store."""
+    from streamimg3.formats import ingest as door
+
+    door.write_order(obs, missing.association, missing.found)
+    work = partial(_ingest_work, obs=obs, mark=missing.mark, options=dict(session.storage_options))
+    ledger = Ledger(obs.backend, "ingest", missing.mark)
+    session.runner(obs.url).fill(work, missing.tasks, ledger)
+    door.commit(obs, len(missing.found), missing.mark)
 
 
 def _own(obs: Observation, force: bool) -> dict[str, Any]:
@@ -172,16 +204,14 @@ def _ingest_task(found: Sequence[Any], number: int) -> Task:
     )
 
 
-def _ingest_work(
-    task: Task, *, obs: Observation, members: Any, records: Any, options: dict[str, str]
-) -> dict[str, float]:
+def _ingest_work(task: Task, *, obs: Observation, mark: str, options: dict[str, str]) -> dict[str, float]:
     import time
 
-    from streamimg3.formats.ingest import store_member
+    from streamimg3.formats.ingest import read_order, store_member
 
     start = time.process_time()
-    number = task.item if isinstance(task.item, int) else task.item[0]
-    store_member(obs, members[number], records[number], options)
+    member, records = read_order(obs, mark)[task.item if isinstance(task.item, int) else task.item[0]]
+    store_member(obs, member, records, options)
     return {"ingest": time.process_time() - start}
 
 
@@ -213,10 +243,21 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
 def plan(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
 ) -> dict[str, list[Task]]:
-    """Return the tasks of every step; headers are ingested, no pixel is resampled."""
+    """Return the tasks of every step; reads headers, no pixel.
+
+    Parameters
+    ----------
+    pipeline, inputs, session
+        As for :func:`run`.
+    settings : dict
+        Parameters by step.
+    """
     params = parameters(pipeline, settings, session.progress)
-    obs = _observation(inputs, session)
-    _read_output_wcs(obs, params, session)
+    image3.check(params)
+    given = _output_wcs(params, session)
+    obs, _ = _opened(inputs, session)
+    if given is not None:
+        obs.commit(given)
     return image3.plan(obs, params)
 
 
@@ -228,7 +269,7 @@ def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any
     BudgetError
         If the session's memory cannot hold the tasks.
     """
-    granted = session.runner().check(tasks)
+    granted = session.runner("").check(tasks)
     alone = share(None, 1, [replace(t, nbytes=t.least) for t in tasks])
 
     def pixels(boxes: Any) -> int:
@@ -275,41 +316,68 @@ def run(
     BudgetError
         If the memory cannot hold the work.
     """
-    session = session or Session()
-    params = parameters(pipeline, config.as_settings(steps), session.progress)
+    return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
+
+
+def run_settings(
+    pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session, until: str | None = None
+) -> Observation:
+    """Run a pipeline with parameters by step; see :func:`run`."""
+    params = parameters(pipeline, settings, session.progress)
     if until is not None and until not in image3.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
-    obs = _observation(inputs, session)
-    image3.check(obs, params)
-    _read_output_wcs(obs, params, session)
-    runner = session.runner("streamimg3.stages.resample", "streamimg3.kernels.ready")
-    statuses = image3.run(obs, params, runner, until)
-    if statuses.get("resample") == "COMPLETE":
-        export(obs, session, statuses)
+    image3.check(params)
+    given = _output_wcs(params, session)
+    obs, missing = _opened(inputs, session)
+    if given is not None:
+        obs.commit(given)
+    runner = session.runner(obs.url)
+    if missing is not None:
+        for tasks in image3.plan(obs, params).values():
+            runner.check(tasks)  # an impossible budget is refused before a pixel is read
+        _pixels(obs, missing, session)
+    document = image3.run(obs, params, runner, until)
+    if document.mosaics:
+        export(obs, session, document.mosaics)
     return obs
 
 
-def _observation(inputs: str | Sequence[str], session: Session) -> Observation:
-    """Return the store that the inputs are, or the one they are ingested into."""
+def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
+    """Return the store that the inputs are, or the one they go into with what is still missing in it."""
+    from streamimg3.formats.names import looks_like_fits
+
     names = [inputs] if isinstance(inputs, str) else list(inputs)
-    if len(names) == 1 and not names[0].lower().endswith((".json", ".yaml", ".yml", ".fits", ".gz", ".fz")):
+    if len(names) == 1 and not names[0].lower().endswith((".json", ".yaml", ".yml")) and not looks_like_fits(names[0]):
         obs = Observation.at(names[0], session.storage_options)
         if obs.root() is not None:
+            if session.store is not None and normalise(session.store) != obs.url:
+                raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
-            return obs
-    return ingest(names, session)
+            obs.mend()
+            return obs, None
+    return _headers(names, session)
 
 
-def _read_output_wcs(obs: Observation, params: image3.Params, session: Session) -> None:
-    """Bring the user's output WCS into the store, where the step looks for it."""
-    if params.resample.output_wcs:
-        from streamimg3.formats.output_wcs import read_output_wcs
+def _output_wcs(params: image3.Params, session: Session) -> OutputWcsDocument | None:
+    """Read the user's output WCS, if there is one."""
+    if not params.resample.output_wcs:
+        return None
+    from streamimg3.formats.output_wcs import read_output_wcs
 
-        obs.commit(read_output_wcs(params.resample.output_wcs, session.storage_options))
+    return read_output_wcs(params.resample.output_wcs, session.storage_options)
 
 
-def export(obs: Observation, session: Session, statuses: Mapping[str, str] | None = None) -> list[str]:
+def export(obs: Observation, session: Session, mosaics: Sequence[str] | None = None) -> list[str]:
     """Write the FITS products of a store.
+
+    Parameters
+    ----------
+    obs : Observation
+        The store.
+    session : Session
+        Output folder and memory.
+    mosaics : sequence of str, optional
+        Documents of the mosaics to write; default all that are finished.
 
     Returns
     -------
@@ -324,13 +392,12 @@ def export(obs: Observation, session: Session, statuses: Mapping[str, str] | Non
     from streamimg3.formats.i2d import export_i2d
     from streamimg3.stages.resample import NAME
 
-    runner = session.runner()
+    last = obs.document(RunDocument)
+    statuses, limit = (last.statuses if last else {}), session.runner(obs.url).memory
     written = []
-    for name in _mosaics(obs, NAME):
+    for name in mosaics or _mosaics(obs, NAME):
         written.append(
-            export_i2d(
-                obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses
-            )
+            export_i2d(obs, session.output_dir, session.storage_options, name=name, limit=limit, statuses=statuses)
         )
         session.progress.note(f"wrote {written[-1]}")
     if not written:

@@ -83,7 +83,7 @@ def run(
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:
-            obs = api.run(pipeline, inputs, until=until, session=session, **settings)
+            obs = api.run_settings(pipeline, inputs, settings, session, until)
             reporter.note(f"store {obs.url}; open it with xarray.open_datatree({obs.url!r}, engine='zarr')")
 
 

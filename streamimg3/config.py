@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import types
@@ -69,15 +68,18 @@ def read_file(path: str) -> Settings:
     """
     try:
         tree = _load(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a parameter file: {error}") from error
+    except Exception as error:  # the YAML reader's errors have no public base class here
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as a parameter file: {line}") from error
     if not isinstance(tree, Mapping):
         raise InputError(f"{path}: a parameter file holds steps and their parameters")
-    if "steps" in tree and isinstance(tree["steps"], list):  # the reference's pipeline parameter file
-        return {str(s["name"]): dict(s.get("parameters") or {}) for s in tree["steps"]}
-    if "parameters" in tree and "name" in tree:  # the reference's file for one step
-        return {_step_name(str(tree["name"])): dict(tree["parameters"])}
+    if isinstance(tree.get("steps"), list):  # the reference's pipeline parameter file
+        tree = {_name(step, path): step.get("parameters") or {} for step in tree["steps"]}
+    elif "parameters" in tree and "name" in tree:  # the reference's file for one step
+        tree = {_name(tree, path): tree["parameters"]}
     tree = tree.get("steps", tree)
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{path}: a parameter file holds steps and their parameters")
     wrong = [k for k, v in tree.items() if not isinstance(v, Mapping)]
     if wrong:
         raise InputError(
@@ -105,6 +107,12 @@ def _load(path: str) -> Any:
         from astropy.io.misc import yaml
 
         return yaml.load(f)
+
+
+def _name(step: Any, path: str) -> str:
+    if not isinstance(step, Mapping) or not isinstance(step.get("name"), str):
+        raise InputError(f"{path}: a step without a name: write name and parameters of each step")
+    return _step_name(step["name"])
 
 
 def _step_name(name: str) -> str:
@@ -208,7 +216,7 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = None
-        if number is not None and (kind is float or number == int(number)):
+        if number is not None and (kind is float or number.is_integer()):
             return kind(number)
     wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
     raise InputError(f"{where} = {value!r}: it must be {wanted}")
@@ -220,8 +228,3 @@ def as_settings(steps: Mapping[str, Mapping[str, Any]]) -> Settings:
     if wrong:
         raise InputError(f"{wrong[0]}={steps[wrong[0]]!r}: give a step's parameters as a dictionary")
     return {k: dict(v) for k, v in steps.items()}
-
-
-def effective(params: Any) -> dict[str, Any]:
-    """Return a step's parameters as plain values."""
-    return dataclasses.asdict(params)

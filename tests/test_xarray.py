@@ -89,7 +89,7 @@ def test_nothing_of_ours_is_needed(seen: dict[str, Any]) -> None:
 def test_opening_lists_nothing(seen: dict[str, Any]) -> None:
     """Metadata are consolidated: one or two requests for the root, no listing, none for each array."""
     assert seen["opened"]["list"] == 0
-    assert {key for key in seen["opened"]["get"]} <= {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+    assert set(seen["opened"]["get"]) <= {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
     assert len(seen["opened"]["get"]) <= 4
 
 
@@ -160,7 +160,7 @@ def test_mosaic_wcs_cards(seen: dict[str, Any], store: Observation) -> None:
     wcs = WCS(fits.Header(attrs["wcs"]))
     assert list(wcs.wcs.ctype) == ["RA---TAN", "DEC--TAN"]
     assert attrs["shape"] == seen["arrays"]["mosaic/sci"]["shape"]
-    frame = resample.output_frame(store, resample.Params())
+    frame = resample.output_frame(store, resample.Params(), store.exposures())
     resample.run(store, resample.Params(propagate_dq=True, tile=64), Runner())  # kept: nothing changes
     y, x = np.mgrid[0.0 : attrs["shape"][0] : 60, 0.0 : attrs["shape"][1] : 60]
     ra, dec = frame.wcs.to_sky(y, x, False)

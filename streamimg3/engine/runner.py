@@ -43,6 +43,7 @@ class Outcome:
     cpu_s: float = 0.0
     peak_rss: int = 0
     projected: int = 0
+    remote: bool = False
     split: dict[str, float] = field(default_factory=dict)
 
 
@@ -131,7 +132,7 @@ class Runner:
                 ledger.mark(done.key)
                 outcome.tasks_done += 1
                 outcome.pixels += area[done.key]
-                outcome.cpu_s += done.cpu_s if self._remote else 0.0
+                outcome.cpu_s += done.cpu_s if outcome.remote else 0.0
                 for kind, seconds in done.value.items():
                     outcome.split[kind] = outcome.split.get(kind, 0.0) + seconds
                 self.progress.advance(ledger.stage, done.key, watch.now)
@@ -152,15 +153,13 @@ class Runner:
         result: T = total
         return result
 
-    @property
-    def _remote(self) -> bool:
-        return self.workers > 1 or self.executor is not None
-
     @contextmanager
     def _watched(self, stage: str, tasks: Sequence[Task], todo: Sequence[Task], outcome: Outcome) -> Iterator[Watch]:
         """Measure wall, processor time and memory around a stage."""
         if todo:
-            outcome.projected = self.check(todo).projected
+            granted = self.check(todo)
+            outcome.projected = granted.projected
+            outcome.remote = granted.workers > 1 or self.executor is not None
         self.progress.start(stage, len(tasks), len(tasks) - len(todo))
         wall, cpu = time.monotonic(), time.process_time()
         with Watch() as watch:
@@ -201,7 +200,8 @@ class Runner:
                 if losses > _TRIES:
                     keys = ", ".join(list(left)[:workers])
                     raise TaskError(
-                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
+                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers);"
+                        " a Python script needs the line: if __name__ == '__main__':"
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
             finally:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.formats.association import Association, Member
-from streamimg3.formats.local_copy import filesystem
-from streamimg3.formats.names import root_name
+from streamimg3.formats.local_copy import filesystem, missing
+from streamimg3.formats.names import dq_names, weight_names
 from streamimg3.formats.sources import Plane, Source, open_sources
 from streamimg3.geometry import Box
 from streamimg3.sky import footprint
@@ -26,6 +27,7 @@ from streamimg3.store.layout import VARIANCES, chunking
 
 _NAN_PLANES = ("sci", "err", *VARIANCES)
 _RENAMED = {"instrume": "instrument"}
+_ORDER = "ingest/order.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
                 rows[source.shape] = row + 1
                 found.append(_found(source, len(found), row, (number, chip)))
     _check_units(found)
-    return _unique_names(found)
+    return _unique_groups(_unique_names(found), [m.group_id for m in association.science])
 
 
 def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Found:
@@ -84,7 +86,8 @@ def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Foun
     record = ExposureRecord(
         name=source.name, filename=source.filename, url=source.url, index=index, shape=source.shape, row=row,
         group_id=str(source.record.get("group_id") or f"exposure{index + 1:04d}"), planes=tuple(p.name for p in source.planes),
-        wcs_kind=kind, is_jwst=source.is_jwst, s_region=str(region), notes=source.notes, **facts,  # type: ignore[arg-type]
+        checksums={"wcs": hashlib.sha256(text).hexdigest()}, wcs_kind=kind, is_jwst=source.is_jwst,
+        s_region=str(region), notes=source.notes, **facts,  # type: ignore[arg-type]
     )  # fmt: skip
     return Found(record, where[0], where[1], source.primary_cards, source.sci_cards, text)
 
@@ -120,17 +123,74 @@ def _unique_names(found: list[Found]) -> list[Found]:
     return unique
 
 
-def fingerprint(url: str, options: Mapping[str, str]) -> str:
-    """Return what tells one version of a file from another without reading it: size and time of change or tag."""
+def _unique_groups(found: list[Found], given: Sequence[str | None]) -> list[Found]:
+    """Keep files apart whose groups have one name only because the files do (not JWST's, and not named by the user)."""
+    owner: dict[str, int] = {}
+    unique = []
+    for item in found:
+        group = item.record.group_id
+        first = owner.setdefault(group, item.member)
+        if first != item.member and not item.record.is_jwst and given[item.member] is None:
+            item = replace(item, record=replace(item.record, group_id=f"{group}-{item.member + 1}"))
+        unique.append(item)
+    return unique
+
+
+def fingerprints(association: Association, options: Mapping[str, str]) -> list[tuple[str | None, ...]]:
+    """Return what tells a changed file from an unchanged one, for all members and the maps that lie beside them."""
+    members = association.science
+    beside = [[*weight_names(m.url), *dq_names(m.url)] for m in members]
+    absent = set(missing([name for names in beside for name in names], options))
+    rows: list[tuple[str | None, ...]] = []
+    for member, names in zip(members, beside, strict=True):
+        files = [member.url, member.weight, member.dq, *(n for n in names if n not in absent)]
+        rows.append((member.group_id, *(f"{f} {_version(f, options)}" for f in files if f is not None)))
+    return rows
+
+
+def _version(url: str, options: Mapping[str, str]) -> str:
+    """Size and time of change, or tag, of a file."""
     fs, path = filesystem(url, options)
     info = fs.info(path)
     changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
     return f"{info.get('size')}-{changed}"
 
 
-def create(obs: Observation, association: Association, found: Sequence[Found]) -> None:
-    """Create empty stacks and write everything that comes from headers."""
+def clear(obs: Observation) -> None:
+    """Remove what an earlier ingest left, and all results made from it."""
     obs.write_root({"ingested": False})
+    for folder in ("documents", "receipts", "scratch", "mosaic", "single", "ingest", "exposures"):
+        obs.backend.remove_tree(folder)
+
+
+def write_order(obs: Observation, association: Association, found: Sequence[Found]) -> None:
+    """Leave the members and their records where workers read them."""
+    rows = [
+        {"member": asdict(m), "records": [asdict(f.record) for f in found if f.member == n]}
+        for n, m in enumerate(association.science)
+    ]
+    obs.backend.put(_ORDER, json.dumps(rows, allow_nan=False).encode())
+
+
+@lru_cache(maxsize=1)
+def read_order(obs: Observation, mark: str) -> list[tuple[Member, list[ExposureRecord]]]:
+    """Return the members and their records (read once per process and ingest, which ``mark`` names)."""
+    rows = json.loads(obs.backend.get(_ORDER) or b"[]")
+    return [(Member(**r["member"]), [revive(ExposureRecord, x) for x in r["records"]]) for r in rows]
+
+
+def create(obs: Observation, association: Association, found: Sequence[Found]) -> None:
+    """Create empty stacks and write everything that comes from headers.
+
+    Parameters
+    ----------
+    obs : Observation
+        A store that :func:`clear` has emptied.
+    association : Association
+        What is to be combined.
+    found : sequence of Found
+        What :func:`scan` returned.
+    """
     obs.commit(association_document(association))
     for shape in dict.fromkeys(f.record.shape for f in found):
         members = [f for f in found if f.record.shape == shape]
@@ -139,9 +199,11 @@ def create(obs: Observation, association: Association, found: Sequence[Found]) -
         obs.create_table(shape, "cards_primary", [f.primary_cards.encode("ascii", "replace") for f in members])
         obs.create_table(shape, "cards_sci", [f.sci_cards.encode("ascii", "replace") for f in members])
         obs.create_table(shape, "wcs", [f.wcs for f in members])
+    obs.write_records([f.record for f in found])
 
 
 def association_document(association: Association) -> AssociationDocument:
+    """Return the document that keeps an association in the store."""
     members = tuple(MemberEntry(m.url, m.exptype, m.group_id, m.catalog) for m in association.members)
     a = association
     return AssociationDocument(a.product, members, a.asn_id, a.pool, a.table, a.program, a.target, a.asn_type)
@@ -172,7 +234,7 @@ def store_member(
     with open_sources(member, options) as sources:
         for source, record in zip(sources, records, strict=True):
             checksums = _store_planes(obs, source, record)
-            done = replace(record, checksums=checksums)
+            done = replace(record, checksums=record.checksums | checksums)
             obs.backend.put(f"ingest/{record.index:06d}.json", json.dumps(asdict(done), allow_nan=False).encode())
 
 
@@ -212,9 +274,4 @@ def commit(obs: Observation, count: int, digest: str) -> None:
     obs.write_records(records)
     obs.write_root({"ingested": True, "ingest": digest, "exposures": [r.name for r in records]})
     obs.consolidate()
-    obs.backend.remove(keys)
-
-
-def product_root(record: ExposureRecord) -> str:
-    """Return the beginning of the names of an exposure's own products."""
-    return root_name(record.filename) if record.filename else record.name
+    obs.backend.remove([*keys, _ORDER])

@@ -16,7 +16,6 @@ F4 = NDArray[np.float32]
 U4 = NDArray[np.uint32]
 
 DO_NOT_USE = 1
-NON_SCIENCE = 512
 
 
 def inverse_variance(variance: F4) -> F4:
@@ -57,7 +56,7 @@ def add_variances(noise: F4, sums: F4, weights: F4, read: int, constant: float) 
     sums, weights : ndarray of float32, shape (m, ny, nx)
         Running sums, changed in place; ``sums`` is NaN where nothing has contributed.
     read : int
-        Index of the read-noise variance, whose inverse is u; negative = use ``constant``.
+        Index of the read-noise variance, whose inverse is u; -1 = use ``constant``; -2 = the drizzled weight is u.
     constant : float
         u where there is no read-noise variance (1) or weights are exposure times (seconds).
     """
@@ -70,7 +69,7 @@ def _add_variances(noise, sums, weights, read, constant):  # type: ignore[no-unt
         for i in range(noise.shape[1]):
             if noise[j, i, 0] == np.float32(0.0):
                 continue
-            u = constant
+            u = np.float64(noise[j, i, 0]) if read == -2 else constant
             if read >= 0:
                 v = noise[j, i, 1 + read] * noise[j, i, 1 + read]
                 u = np.float64(np.float32(1.0) / v) if v > 0.0 and not math.isinf(v) else 0.0

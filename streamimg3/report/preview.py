@@ -16,6 +16,7 @@ from streamimg3.store import Observation
 from streamimg3.store.documents import ResampleDocument
 
 F4 = NDArray[np.float32]
+_BAND = 4_000_000  # pixels read at a time
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def binned(obs: Observation, path: str, shape: tuple[int, int], size: int, rows:
         Rows read at a time, about.
     """
     factor = max(1, math.ceil(max(shape) / size))
+    rows = min(rows, max(1, _BAND // shape[1]))
     step = max(1, rows // factor) * factor
     ny, nx = -(-shape[0] // factor), -(-shape[1] // factor)
     out = np.full((ny, nx), np.nan, np.float32)

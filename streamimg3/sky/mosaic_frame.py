@@ -99,11 +99,6 @@ class MosaicFrame:
         """Rows and columns."""
         return self.wcs.shape
 
-    @property
-    def divisor(self) -> float | np.float64:
-        """The ratio as error planes are divided by it."""
-        return np.float64(self.ratio) if self.measured else self.ratio
-
 
 def mosaic_frame(regions: list[str], reference: Reference, options: FrameOptions) -> MosaicFrame:
     """Work out the output frame.

@@ -24,6 +24,7 @@ F8 = NDArray[np.float64]
 Nodes = tuple[F8, F8]
 BOUND = 1e-5  # mosaic pixels
 _STEPS = (32.0, 16.0, 8.0, 4.0)
+_POINTS = 1 << 16  # that go through a WCS object at a time: its temporaries take about 115 bytes each
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class PixelMap:
     def exact(self) -> bool:
         """Whether pixels are mapped through the WCS itself."""
         return self.coefficients.size == 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the map takes."""
+        return sum(a.nbytes for a in (*self.knots, self.coefficients, *self.nodes, self.extent, self.limits))
 
     def around(self, reach: float) -> Box:
         """Return a box of mosaic pixels that holds all the exposure can touch (unbounded where the map has gaps)."""
@@ -149,8 +155,12 @@ class _Mapper:
 
     def on_grid(self, nodes: Nodes, bounded: bool = True) -> tuple[F8, F8]:
         """Output rows and columns on a grid of input rows and columns."""
-        y, x = np.meshgrid(*nodes, indexing="ij")
-        return self.at(y, x, bounded)
+        out = np.empty((2, nodes[0].size, nodes[1].size))
+        step = max(1, _POINTS // nodes[1].size)
+        for j in range(0, nodes[0].size, step):
+            y, x = np.meshgrid(nodes[0][j : j + step], nodes[1], indexing="ij")
+            out[:, j : j + step] = self.at(y, x, bounded)
+        return out[0], out[1]
 
 
 def _edge_nodes(valid: Box, step: float, fewest: int) -> Nodes:
@@ -235,7 +245,18 @@ def _packed(splines, valid: Box, nodes, values, error: float, order: int) -> Pix
     ky, kx, _ = splines[0].tck
     shape = (ky.size - order - 1, kx.size - order - 1)
     coefficients = np.stack([s.tck[2].reshape(shape) for s in splines])
-    return PixelMap(valid, (ky, kx), coefficients, nodes, np.stack(values), np.zeros((0, 2), np.int32), error, order)
+    rows, cols = (_thinned(n) for n in nodes)
+    extent = np.stack([v[np.ix_(rows, cols)] for v in values])
+    nodes = nodes[0][rows], nodes[1][cols]
+    return PixelMap(valid, (ky, kx), coefficients, nodes, extent, np.zeros((0, 2), np.int32), error, order)
+
+
+def _thinned(nodes: F8) -> NDArray[np.int64]:
+    """Indices of nodes that are enough to find which pixels touch a tile: about 32 pixels apart, with both ends."""
+    span = nodes[-1] - nodes[0]
+    return np.unique(
+        np.linspace(0, nodes.size - 1, min(nodes.size, max(2, math.ceil(span / _STEPS[0]) + 1))).astype(np.int64)
+    )
 
 
 def _checked(mapper: _Mapper, valid: Box) -> PixelMap | None:

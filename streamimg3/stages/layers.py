@@ -37,6 +37,8 @@ class Layer:
         Rows and columns.
     planes : tuple of str
         Stored planes.
+    wcs_kind : str
+        ``gwcs`` or ``fits``.
     level : float
         Sky to be subtracted, 0 = none, in the image's unit.
     weight : str
@@ -53,6 +55,7 @@ class Layer:
     row: int
     shape: tuple[int, int]
     planes: tuple[str, ...]
+    wcs_kind: str
     level: float
     weight: str
     constant: float
@@ -79,7 +82,6 @@ class Setup:
     measured: bool
     fill: float | None
     drizzle_err: bool
-    exptime: bool
     maps: str
     wcs_asdf: str
     layers: tuple[Layer, ...]
@@ -147,7 +149,17 @@ def make_layers(
         bad = bad_bits(good_bits if good_bits is not None else default) if exposure.has("dq") else 0
         layers.append(
             Layer(
-                record.index, bit, exposure.group, record.row, record.shape, record.planes, level, weight, constant, bad
+                record.index,
+                bit,
+                exposure.group,
+                record.row,
+                record.shape,
+                record.planes,
+                record.wcs_kind,
+                level,
+                weight,
+                constant,
+                bad,
             )
         )
     return tuple(layers)
@@ -182,9 +194,9 @@ def noise_planes(exposures: Sequence[Exposure]) -> tuple[str, ...]:
     return ("err",) if any(e.has("err") for e in exposures) else ()
 
 
-def map_key(setup_maps: str, exposure: int) -> str:
+def map_key(prefix: str, exposure: int) -> str:
     """Return where a pixel map is kept."""
-    return f"{setup_maps}/{exposure:06d}.npz"
+    return f"{prefix}/{exposure:06d}.npz"
 
 
 def make_map(obs: Observation, prefix: str, exposure: Exposure, frame: MosaicFrame, sampling: Sampling) -> PixelMap:
@@ -201,9 +213,8 @@ def make_map(obs: Observation, prefix: str, exposure: Exposure, frame: MosaicFra
     return made
 
 
-@lru_cache(maxsize=48)
 def read_map(obs: Observation, prefix: str, exposure: int) -> PixelMap:
-    """Return a kept pixel map (a few dozen are held per process)."""
+    """Return a kept pixel map."""
     data = obs.backend.get(map_key(prefix, exposure))
     if data is None:
         raise StoreError(f"{obs.url}/{map_key(prefix, exposure)} is missing: run the stage again")

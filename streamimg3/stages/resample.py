@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost
 from streamimg3.store.flags import bad_bits
-from streamimg3.store.layout import TILE
+from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 
 NAME = "resample"
 _CREATED = "_created"
@@ -47,7 +48,7 @@ class Params:
     fillval : str
         Value of pixels without weight: a number, NAN or INDEF (= NaN).
     weight_type : str
-        ivm (inverse VAR_RNOISE; without it the weight map that came with the image, else 1), exptime, weight_map, none.
+        ivm (inverse VAR_RNOISE; without it the weight map that came with the image, else 1), exptime, weight_map, none (or None).
     output_shape, crpix, crval : pair
         Shape and reference pixel (0-based) in x, y order; reference position in degrees.
     rotation : float
@@ -80,7 +81,7 @@ class Params:
     pixfrac: float = 1.0
     kernel: str = "square"
     fillval: str = "NAN"
-    weight_type: str = "ivm"
+    weight_type: str | None = "ivm"
     output_shape: tuple[int, int] | None = None
     crpix: tuple[float, float] | None = None
     crval: tuple[float, float] | None = None
@@ -107,7 +108,7 @@ class Params:
             ),
             (0.0 <= self.pixfrac <= 1.0, "pixfrac", "a number from 0 to 1"),
             (self.kernel in KERNELS, "kernel", "one of " + ", ".join(KERNELS)),
-            (self.weight_type in WEIGHTS, "weight_type", "one of " + ", ".join(WEIGHTS)),
+            ((self.weight_type or "none") in WEIGHTS, "weight_type", "one of " + ", ".join(WEIGHTS)),
             (self.pixmap_order in (1, 3), "pixmap_order", "1 or 3"),
             (self.pixmap_stepsize is None or self.pixmap_stepsize >= 1, "pixmap_stepsize", "at least 1"),
             (0 < self.pixel_scale_ratio < math.inf, "pixel_scale_ratio", "positive and finite"),
@@ -122,7 +123,11 @@ class Params:
                 "crval",
                 "right ascension and declination in degrees",
             ),
-            (self.tile >= 16, "tile", "at least 16 pixels"),
+            (
+                16 <= self.tile <= 8192 and inner_chunk(self.tile) >= min(self.tile, 64),
+                "tile",
+                "16 to 8192, best a multiple of 64",
+            ),
             (self.fill is not None, "fillval", "a number, NAN or INDEF"),
         ]
         for good, name, wanted in checks:
@@ -158,9 +163,9 @@ def _finite(value: float | tuple[float, float] | None) -> bool:
     return value is None or all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
 
 
-def output_frame(obs: Observation, params: Params) -> MosaicFrame:
+def output_frame(obs: Observation, params: Params, exposures: Sequence[Exposure]) -> MosaicFrame:
     """Return the frame of the mosaic: the user's own WCS if given, else from the exposures (spec §7.2)."""
-    first = obs.exposures()[0]
+    first = exposures[0]
     if params.output_wcs:
         given = obs.document(OutputWcsDocument)
         if given is None:
@@ -170,7 +175,7 @@ def output_frame(obs: Observation, params: Params) -> MosaicFrame:
         shape = (params.output_shape[1], params.output_shape[0]) if params.output_shape else given.shape
         wcs = Wcs("gwcs", given.text.encode("latin-1"), shape)
         return given_frame(wcs, given.pixel_scale, first.record.pixar_sr, first.wcs)
-    regions = [e.record.s_region for e in obs.exposures()]
+    regions = [e.record.s_region for e in exposures]
     return mosaic_frame(regions, reference(first), params.frame_options)
 
 
@@ -182,36 +187,49 @@ def reference(exposure: Exposure) -> Reference:
     return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
 
 
-def prepare(
-    obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None
-) -> tuple[Setup, MosaicFrame]:
-    """Work out frame, layers and planes of a mosaic; reads metadata only."""
-    chosen = obs.exposures() if exposures is None else tuple(exposures)
-    frame = output_frame(obs, params)
+@dataclass(frozen=True)
+class Target:
+    """One mosaic to be made: the group of its planes, the exposures that go into it, and its frame."""
+
+    path: str
+    exposures: tuple[Exposure, ...]
+    frame: MosaicFrame
+
+
+def targets(obs: Observation, params: Params) -> list[Target]:
+    """Return the mosaics that a run makes: one of all exposures, or with ``single`` one per group, all in one frame."""
+    exposures = obs.exposures()
+    frame = output_frame(obs, params, exposures)
+    if not params.single:
+        return [Target("mosaic", exposures, frame)]
+    groups: dict[str, list[Exposure]] = {}
+    for exposure in exposures:
+        groups.setdefault(exposure.record.group_id, []).append(exposure)
+    return [Target(f"single/{members[0].record.name}", tuple(members), frame) for members in groups.values()]
+
+
+def prepare(obs: Observation, params: Params, target: Target) -> Setup:
+    """Work out layers and planes of a mosaic; reads metadata only."""
+    chosen, frame = target.exposures, target.frame
     text = frame.wcs.text.decode("latin-1")
-    layers = make_layers(obs, chosen, params.weight_type, params.good_bits)
+    layers = make_layers(obs, chosen, params.weight_type or "none", params.good_bits)
     noise = noise_planes(chosen) if params.enable_err and not params.single else ()
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
     planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
-    maps = "scratch/maps/" + digest(
-        _CODE, text, params.pixmap_stepsize, params.pixmap_order, [e.record.checksums for e in chosen]
-    )
-    options = {k: v for k, v in dataclasses.asdict(params).items() if k not in ("blendheaders", "output_wcs")}
-    mark = digest(
-        _CODE, path, text, options, [e.record.checksums for e in chosen], [dataclasses.asdict(la) for la in layers]
-    )
+    sources = [e.record.checksums["wcs"] for e in obs.exposures()]
+    maps = "scratch/maps/" + digest(_CODE, text, frame.shape, params.pixmap_stepsize, params.pixmap_order, sources)
     fill = params.fill
     setup = Setup(
-        mark, path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio, frame.measured,
-        None if fill is None or math.isnan(fill) else fill, drizzle_err, params.weight_type == "exptime", maps, text, layers,
+        "", target.path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio,
+        frame.measured, None if fill is None or math.isnan(fill) else fill, drizzle_err, maps, text, layers,
     )  # fmt: skip
-    return setup, frame
+    return dataclasses.replace(
+        setup, digest=digest(_CODE, dataclasses.asdict(setup), [e.record.checksums for e in chosen])
+    )
 
 
-def plan(
-    obs: Observation, params: Params, path: str = "mosaic", exposures: Sequence[Exposure] | None = None
-) -> list[Task]:
+def plan(obs: Observation, params: Params) -> list[Task]:
     """Return the tasks, one per mosaic tile that any exposure touches (pixel maps are made if they are not kept yet).
 
     Parameters
@@ -220,35 +238,34 @@ def plan(
         A store whose ingest has finished.
     params : Params
         The step's parameters.
-    path : str
-        Group of the mosaic's planes.
-    exposures : sequence of Exposure, optional
-        Some of the exposures; default all.
     """
-    setup, frame = prepare(obs, params, path, exposures)
-    tasks, _ = _tasks(obs, setup, frame, params)
-    return tasks
+    return [
+        task for target in targets(obs, params) for task in _tasks(obs, prepare(obs, params, target), target, params)[0]
+    ]
 
 
-def _tasks(obs: Observation, setup: Setup, frame: MosaicFrame, params: Params) -> tuple[list[Task], list[float | None]]:
+def _tasks(obs: Observation, setup: Setup, target: Target, params: Params) -> tuple[list[Task], list[float | None]]:
     """Tasks in row-major order of tiles, and the measured error of every pixel map."""
-    everything = obs.exposures()
     grid = TileGrid(setup.shape, setup.tile)
     reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
     windows: dict[tuple[int, int], dict[int, Box]] = {}
     errors: list[float | None] = []
-    for layer in setup.layers:
-        found = make_map(obs, setup.maps, everything[layer.exposure], frame, params.sampling)
+    largest = 0
+    for layer, exposure in zip(setup.layers, target.exposures, strict=True):
+        found = make_map(obs, setup.maps, exposure, target.frame, params.sampling)
         errors.append(None if math.isnan(found.error) else found.error)
         for tile in grid.touching(found.around(reach)):
             cells = found.touching(tile.box, reach)
             if cells:
                 windows.setdefault((tile.row, tile.col), {})[layer.bit] = functools.reduce(Box.union, cells)
-    return [_task(setup, grid.tile(*key), windows[key]) for key in sorted(windows)], errors
+        largest = max(largest, found.nbytes)
+    if not windows:
+        raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
+    return [_task(setup, grid.tile(*key), windows[key], largest) for key in sorted(windows)], errors
 
 
-def _task(setup: Setup, tile: Tile, windows: dict[int, Box]) -> Task:
-    most, least = task_memory(setup, list(windows.values()))
+def _task(setup: Setup, tile: Tile, windows: dict[int, Box], map_bytes: int) -> Task:
+    most, least = (n + 2 * map_bytes for n in task_memory(setup, list(windows.values())))  # read, then unpacked
     reads = tuple((f"{setup.layers[b].path}[{setup.layers[b].row}]", box.as_tuple()) for b, box in windows.items())
     writes = tuple((f"{setup.path}/{plane}", tile.box.as_tuple()) for plane in setup.planes)
     return Task(tile.key, most, least, reads, writes, (tile.row, tile.col, *windows))
@@ -277,8 +294,13 @@ def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
     return drizzle_tile(obs, setup, [setup.layers[b] for b in bits], tile.box, task.limit)
 
 
-def run(obs: Observation, params: Params, runner: Runner) -> ResampleDocument:
+def run(obs: Observation, params: Params, runner: Runner) -> tuple[ResampleDocument, ...]:
     """Make the mosaic (or one per group with ``single``) unless the store already holds it.
+
+    Returns
+    -------
+    tuple of ResampleDocument
+        One per mosaic.
 
     Raises
     ------
@@ -287,13 +309,15 @@ def run(obs: Observation, params: Params, runner: Runner) -> ResampleDocument:
     BudgetError
         If the memory cannot hold the work; nothing has been read by then.
     """
-    if not params.single:
-        return _run_one(obs, params, runner, "mosaic", obs.exposures())
-    groups: dict[str, list[Exposure]] = {}
-    for exposure in obs.exposures():
-        groups.setdefault(exposure.record.group_id, []).append(exposure)
-    made = [_run_one(obs, params, runner, f"single/{members[0].record.name}", members) for members in groups.values()]
-    return made[0]
+    made = {t.path: _make(obs, params, runner, t) for t in targets(obs, params)}
+    fresh = [document for document, new in made.values() if new]
+    if fresh:
+        obs.consolidate()  # before the commit: who sees the document must see the arrays
+    for document in fresh:
+        obs.commit(document, document_name(document.path))
+    if fresh:
+        obs.backend.remove_tree("scratch")
+    return tuple(document for document, _ in made.values())
 
 
 def document_name(path: str) -> str:
@@ -307,34 +331,29 @@ def document_name(path: str) -> str:
     return NAME if path == "mosaic" else f"{NAME}-{path.rsplit('/', 1)[1]}"
 
 
-def _run_one(
-    obs: Observation, params: Params, runner: Runner, path: str, exposures: Sequence[Exposure]
-) -> ResampleDocument:
-    setup, frame = prepare(obs, params, path, exposures)
-    name = document_name(path)
+def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> tuple[ResampleDocument, bool]:
+    """Make the planes of one mosaic; returns its document, and whether that is new."""
+    setup = prepare(obs, params, target)
+    name = document_name(target.path)
     kept = obs.document(ResampleDocument, name)
     if kept is not None and kept.digest == setup.digest:
         runner.progress.note(f"{name}: unchanged, kept")
-        return kept
-    tasks, errors = _tasks(obs, setup, frame, params)
-    if not tasks:
-        raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
-    if runner.workers == 1:
+        same = kept.parameters == json.loads(json.dumps(dataclasses.asdict(params)))
+        return (kept, False) if same else (dataclasses.replace(kept, parameters=dataclasses.asdict(params)), True)
+    tasks, errors = _tasks(obs, setup, target, params)
+    if runner.check(tasks).workers == 1:
         importlib.import_module("streamimg3.kernels.ready")  # compiled code counts as the driver's memory
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
     if _CREATED not in ledger.done():
         obs.retract(name)
         ledger.forget_others()
-        _create(obs, setup, exposures[0].record.bunit)
+        _create(obs, setup, target.exposures[0].record.bunit)
         ledger.mark(_CREATED)
+    setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
-    document = _document(setup, frame, params, exposures, errors, _cost(outcome))
-    obs.write_group(path, {"wcs": linear_terms(frame.wcs), "shape": list(setup.shape)})
-    obs.commit(document, name)
-    obs.backend.remove_tree(f"scratch/{setup.digest}")
-    obs.consolidate()
-    return document
+    obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})
+    return _document(setup, target, params, errors, _cost(outcome)), True
 
 
 def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
@@ -346,7 +365,6 @@ def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
         lead = (-(-len(setup.layers) // 32),) if plane == "con" else ()
         fill = setup.fill if plane == "sci" else None
         obs.create_image(f"{setup.path}/{plane}", (*lead, *setup.shape), setup.tile, bunit, fill)
-    setup.write(obs)
 
 
 def _now() -> str:
@@ -361,19 +379,25 @@ def _cost(outcome: Outcome) -> StageCost:
 
 
 def _document(
-    setup: Setup,
-    frame: MosaicFrame,
-    params: Params,
-    exposures: Sequence[Exposure],
-    errors: list[float | None],
-    cost: StageCost,
+    setup: Setup, target: Target, params: Params, errors: list[float | None], cost: StageCost
 ) -> ResampleDocument:
-    region = footprint.union([e.record.s_region for e in exposures], frame.wcs)
-    notes = [] if setup.noise or not params.enable_err else ["no exposure has ERR or variances: the mosaic has no ERR"]
+    frame = target.frame
     return ResampleDocument(
-        digest=setup.digest, made=_now(),
-        parameters=dataclasses.asdict(params), planes=setup.planes, shape=setup.shape, tile=setup.tile,
-        wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale, pixel_scale_ratio=frame.ratio, path=setup.path,
-        s_region=region, exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=tuple(notes),
+        digest=setup.digest, made=_now(), parameters=dataclasses.asdict(params), path=setup.path, planes=setup.planes,
+        shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
+        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.record.s_region for e in target.exposures], frame.wcs),
+        exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=_notes(setup, target, params),
         cost=cost,
     )  # fmt: skip
+
+
+def _notes(setup: Setup, target: Target, params: Params) -> tuple[str, ...]:
+    """What a user should know about the error planes."""
+    if not params.enable_err or setup.drizzle_err:
+        return ()
+    if not setup.noise:
+        return ("no exposure has ERR or variances: the mosaic has no ERR",)
+    bare = [e.record.name for e in target.exposures if not any(e.has(v) for v in VARIANCES)]
+    if setup.noise == VARIANCES and bare:
+        return tuple(f"{n} has no variances: ERR squared, if it has ERR, counts as VAR_POISSON" for n in bare)
+    return ()

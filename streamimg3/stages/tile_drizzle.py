@@ -17,6 +17,7 @@ from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.sky.pixmap import PixelMap, exact_window
 from streamimg3.stages.layers import Layer, Setup, read_map
 from streamimg3.store import Observation
+from streamimg3.store.exposure import stored_wcs
 from streamimg3.store.layout import CHUNK, VARIANCES
 
 F4 = NDArray[np.float32]
@@ -117,8 +118,13 @@ def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: B
                 drizzle(canvas, patch, kernel, layer.bit % 32)
         if m:
             with clock.on("drizzle"):
-                read = setup.noise.index("var_rnoise") if layer.weight == "var_rnoise" else -1
-                pixels.add_variances(canvas.noise, sums.values, sums.weights, read, layer.constant)
+                read = {
+                    "var_rnoise": setup.noise.index("var_rnoise") if "var_rnoise" in setup.noise else -1,
+                    "weight": -2,
+                }
+                pixels.add_variances(
+                    canvas.noise, sums.values, sums.weights, read.get(layer.weight, -1), layer.constant
+                )
     _flush(obs, setup, canvas, depth, box, word, clock)
     _finish(obs, setup, canvas, sums, depth, box, clock)
     return clock.seconds
@@ -157,7 +163,7 @@ def _patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: B
         dq = _read(obs, layer, "dq", box) if "dq" in layer.planes else np.zeros(box.shape, np.uint32)
         noise = np.empty((len(setup.noise), *box.shape), np.float32)
         for k, name in enumerate(setup.noise):
-            noise[k] = _read(obs, layer, name, box) if name in layer.planes else np.nan
+            noise[k] = _noise_plane(obs, layer, name, box)
         if layer.weight == "constant":
             raw = np.full(box.shape, layer.constant, np.float32)
         elif layer.weight in setup.noise:
@@ -166,8 +172,6 @@ def _patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: B
             raw = _read(obs, layer, layer.weight, box)
     with clock.on("drizzle"):
         weight = _weights(raw, layer, pixels.usable(dq, nan, layer.bad))
-        if setup.noise == ("err",):
-            np.square(noise, out=noise)
         if layer.level:
             sci = sci - np.float32(layer.level)
         data = sci[None] if not setup.drizzle_err else np.stack([sci, _read(obs, layer, "err", box)])
@@ -178,6 +182,18 @@ def _patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: B
 
 def _read(obs: Observation, layer: Layer, plane: str, box: Box):  # type: ignore[no-untyped-def]
     return obs.window(f"{layer.path}/{plane}", (layer.row,), box)
+
+
+def _noise_plane(obs: Observation, layer: Layer, name: str, box: Box) -> F4 | float:
+    """A variance of a window; where an exposure has none but ERR, its square stands for all of them."""
+    if name in layer.planes and name != "err":
+        plane: F4 = _read(obs, layer, name, box)
+        return plane
+    bare = not any(v in layer.planes for v in VARIANCES)
+    if "err" in layer.planes and (name == "err" or (bare and name == "var_poisson")):
+        err: F4 = _read(obs, layer, "err", box)
+        return np.square(err)
+    return math.nan
 
 
 def _weights(raw: F4, layer: Layer, good: NDArray[np.bool_]) -> F4:
@@ -200,7 +216,7 @@ def _window_map(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, b
         y, x = (spline.evaluate(c, rows, cols) for c in found.coefficients)
         _blank_outside(found.valid, box, y, x)
         return y, x
-    source, target = obs.exposures()[layer.exposure].wcs, setup.target
+    source, target = stored_wcs(obs, layer.path, layer.row, layer.wcs_kind), setup.target
     y, x = np.empty(box.shape), np.empty(box.shape)
     step = max(1, _EXACT_PIXELS // box.shape[1])
     for top in range(box.y0, box.y1, step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -66,6 +67,11 @@ def check_schema(kind: object, version: object, ours: tuple[str, int], where: st
         )
 
 
+@functools.lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def revive(kind: Any, value: Any) -> Any:
     """Turn parsed JSON into the annotated type."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -73,8 +79,8 @@ def revive(kind: Any, value: Any) -> Any:
         if value is None:
             return None
         return revive(next(a for a in args if a is not type(None)), value)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
         return kind(**{k: revive(hints[k], v) for k, v in value.items()})  # type: ignore[operator]
     if origin is tuple:
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
@@ -125,6 +131,16 @@ class SkyDocument(Document):
     kind: ClassVar[str] = "sky"
     method: str = ""
     levels: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunDocument(Document):
+    """The last run of a pipeline: how each step ended, and the documents of the mosaics it made or kept."""
+
+    kind: ClassVar[str] = "run"
+    pipeline: str = ""
+    statuses: dict[str, str] = field(default_factory=dict)
+    mosaics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class ExposureRecord:
     """Facts about one exposure, taken from its file when it was ingested.
 
     Times in seconds and MJD, angles in degrees, ``shape`` (ny, nx), ``planes`` the names of its stored arrays and
-    ``checksums`` their SHA-256 (native little-endian bytes, row by row).
+    ``checksums`` their SHA-256 (native little-endian bytes, row by row) and that of the WCS text.
     """
 
     name: str
@@ -92,10 +92,13 @@ class Exposure:
     @property
     def wcs(self) -> Wcs:
         """The WCS as it came with the exposure."""
-        text = self.observation.row_bytes(f"{self.group}/wcs", self.record.row)
-        if self.record.wcs_kind == "gwcs":
-            return Wcs("gwcs", text, self.record.shape)
-        return Wcs("fits", text.rstrip(b"\0"), self.record.shape)
+        return stored_wcs(self.observation, self.group, self.record.row, self.record.wcs_kind)
+
+
+def stored_wcs(observation: Observation, group: str, row: int, kind: str) -> Wcs:
+    """Return the WCS in one row of a stack, for an image of the stack's shape."""
+    ny, nx = (int(n) for n in group.rsplit("/", 1)[1].split("x"))
+    return Wcs("gwcs" if kind == "gwcs" else "fits", observation.row_bytes(f"{group}/wcs", row), (ny, nx))
 
 
 def stack_path(shape: tuple[int, int]) -> str:

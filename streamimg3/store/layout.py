@@ -64,6 +64,17 @@ def flag_attrs() -> dict[str, list[int] | list[str]]:
     return {"flag_masks": list(FLAGS.values()), "flag_meanings": list(FLAGS)}
 
 
+def inner_chunk(tile: int) -> int:
+    """Return the side of the chunks inside a tile: its largest divisor up to 512, for shards hold whole chunks.
+
+    Examples
+    --------
+    >>> inner_chunk(1024)
+    512
+    """
+    return max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
+
+
 def chunking(shape: tuple[int, int], itemsize: int = 4) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return inner chunk and shard of one plane of an exposure: full-width shards of at most 16 MiB where possible.
 

@@ -104,10 +104,21 @@ class Observation:
             warnings.simplefilter("ignore")  # Zarr remarks that consolidated metadata are not in the v3 core
             zarr.consolidate_metadata(self.backend.zarr)
 
+    def mend(self) -> None:
+        """Gather the metadata again if a run was killed between its last array and that."""
+        node = json.loads(self.backend.get("zarr.json") or b"{}")
+        known = set((node.get("consolidated_metadata") or {}).get("metadata", {}))
+        groups = {f"exposures/{name}" for name in self.backend.keys("exposures") if "." not in name}
+        if not groups <= known or ("documents" in self.backend.keys("") and self._uncounted(known)):
+            self.consolidate()
+
+    def _uncounted(self, known: set[str]) -> bool:
+        """Whether a finished mosaic is not in the consolidated metadata."""
+        return "resample.json" in self.backend.keys("documents") and "mosaic" not in known
+
     # ---------------------------------------------------------------- exposures
     def records(self) -> tuple[ExposureRecord, ...]:
-        """Return the facts of all exposures in member order."""
-        self.require()
+        """Return the facts of all exposures in member order (from headers alone while the ingest is going on)."""
         data = self.backend.get("exposures/index.json")
         if data is None:
             raise StoreError(f"{self.url}/exposures/index.json is missing: ingest again")
@@ -133,7 +144,7 @@ class Observation:
         self.write_group(path, {"shape": list(shape)})
         for plane, bunit in planes.items():
             kind = layout.PLANES[plane]
-            chunk, shard = layout.chunking(shape, np.dtype(kind.dtype).itemsize)
+            chunk, shard = layout.chunking(shape)
             attrs: dict[str, Any] = {"units": layout.unit_of(plane, bunit), "long_name": kind.long_name}
             zarr.create_array(
                 self.backend.zarr, name=f"{path}/{plane}", shape=(count, *shape), dtype=kind.dtype, fill_value=kind.fill,
@@ -204,7 +215,7 @@ class Observation:
 
         name = path.rsplit("/", 1)[1]
         kind = layout.PLANES[name]
-        chunk = _inner_chunk(tile)
+        chunk = layout.inner_chunk(tile)
         dims = ("y", "x") if len(shape) == 2 else ("plane", "y", "x")
         lead = (1,) * (len(shape) - 2)
         attrs: dict[str, Any] = {"units": layout.unit_of(name, bunit), "long_name": kind.long_name}
@@ -236,11 +247,6 @@ def _codec(dtype: str):  # type: ignore[no-untyped-def]
     from zarr.codecs import BloscCodec
 
     return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize)
-
-
-def _inner_chunk(tile: int) -> int:
-    """Largest divisor of the tile that is at most 512 (shards hold whole chunks)."""
-    return max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
 
 
 @lru_cache(maxsize=256)

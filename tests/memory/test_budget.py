@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,11 @@ def _image3(association: str, folder: Path, memory: str, workers: int) -> Measur
     return measured
 
 
-def _figures(title: str, measured: Measured) -> str:
+def _figures(title: str, measured: Measured, stages: Sequence[str] = STAGES) -> str:
     """Return the figures of a run as text."""
     seconds = measured.samples[-1][0] - measured.samples[0][0]
     rows = [f"{title}: peak {measured.peak / MIB:.0f} MiB in {seconds:.0f} s, {len(measured.samples)} samples"]
-    for stage in STAGES:
+    for stage in stages:
         event = measured.event("stage", stage)
         rows.append(
             f"  {stage:9s} peak {measured.stage_peak(stage) / MIB:5.0f} MiB sampled, {event['peak_rss'] / MIB:5.0f} own,"
@@ -86,6 +87,24 @@ def test_budget_is_kept(preset_c: str, tmp_path: Path, memory: str, budget: int,
         assert event["projected"] <= budget * MIB, stage
         # Its own count is every 50 ms, so it may miss what is held for a moment; it can't be more than what is sampled here.
         assert 0.85 * measured.stage_peak(stage) <= event["peak_rss"] <= 1.05 * measured.stage_peak(stage), stage
+
+
+def test_smallest_budget_is_kept(preset_c: str, tmp_path: Path) -> None:
+    """The budget that a refusal names carries the work, which does not take more than it."""
+    command = [sys.executable, "-m", "streamimg3"]
+    store = str(tmp_path / "x.zarr")
+    subprocess.run([*command, "ingest", preset_c, "--store", store], check=True, capture_output=True)
+    skips = [f"--steps.{step}.skip=true" for step in SKIP]
+    line = [*command, "run", "image3", store, "--output-dir", str(tmp_path), "--workers", "1", *skips, "--memory"]
+    refused = subprocess.run([*line, "64MiB"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 3, refused.stderr
+    named = re.search(r"--memory (\d+)MiB", refused.stderr)
+    assert named
+    measured = run_measured([*line, f"{named[1]}MiB"], tmp_path / "log.jsonl")
+    shutil.rmtree(store)
+    assert measured.code == 0, measured.stderr
+    print("\n" + _figures(f"24 x 2048², --memory {named[1]}MiB --workers 1", measured, ["resample"]))
+    assert measured.peak <= int(named[1]) * MIB
 
 
 def test_peak_does_not_depend_on_the_number_of_exposures(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def _bit(con: NDArray[np.generic], k: int) -> NDArray[np.bool_]:
 
 def _covered(exposure: Exposure, obs: Observation, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Where the drizzle package puts the good pixels of one exposure, with its exact positions."""
-    frame = resample.output_frame(obs, resample.Params())
+    frame = resample.output_frame(obs, resample.Params(), obs.exposures())
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
     to_y, to_x = frame.wcs.to_pixel(*exposure.wcs.to_sky(y, x, False))
     box = Box(0, 0, SIDE, SIDE)

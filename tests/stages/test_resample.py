@@ -22,6 +22,7 @@ from streamimg3.errors import InputError
 from streamimg3.geometry import Box, TileGrid
 from streamimg3.kernels import pixels
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
+from streamimg3.sky.mosaic_frame import MosaicFrame
 from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
 from streamimg3.stages import resample
 from streamimg3.stages.layers import Layer, Setup, make_map
@@ -79,14 +80,20 @@ def obs(ingested: Observation, tmp_path_factory: pytest.TempPathFactory) -> Obse
     return Observation.at(str(url))
 
 
+def prepared(obs: Observation, params: Params) -> tuple[Setup, MosaicFrame]:
+    """Set-up and frame of the one mosaic that is made."""
+    (target,) = resample.targets(obs, params)
+    return resample.prepare(obs, params, target), target.frame
+
+
 def test_the_digest_is_the_same_in_every_process(obs: Observation) -> None:
     """Otherwise a run that is taken up again finds nothing of what it did before.
 
     Python orders sets of text anew in every process; what goes into a digest must not depend on it.
     """
     code = (
-        "import sys; from streamimg3 import Observation; from streamimg3.stages.resample import Params, prepare;"
-        f"print(prepare(Observation.at({obs.url!r}), Params())[0].digest)"
+        "from streamimg3 import Observation; from streamimg3.stages.resample import Params, prepare, targets;"
+        f"obs = Observation.at({obs.url!r}); print(prepare(obs, Params(), targets(obs, Params())[0]).digest)"
     )
     root = str(Path(__file__).resolve().parents[2])
     found = set()
@@ -99,20 +106,20 @@ def test_the_digest_is_the_same_in_every_process(obs: Observation) -> None:
 
 
 def test_the_digest_follows_what_changes_the_numbers(obs: Observation) -> None:
-    base = resample.prepare(obs, Params())[0].digest
-    assert resample.prepare(obs, Params())[0].digest == base
+    base = prepared(obs, Params())[0].digest
+    assert prepared(obs, Params())[0].digest == base
     changes: list[dict[str, Any]] = [
         {"pixfrac": 0.9}, {"kernel": "turbo"}, {"fillval": "0"}, {"weight_type": "exptime"}, {"rotation": 0.0},
         {"pixel_scale_ratio": 0.9}, {"tile": 512}, {"enable_ctx": False}, {"pixmap_stepsize": 1.0}, {"good_bits": "0"},
     ]  # fmt: skip
-    others = [resample.prepare(obs, Params(**change))[0].digest for change in changes]
+    others = [prepared(obs, Params(**change))[0].digest for change in changes]
     assert len({base, *others}) == 1 + len(changes)
-    assert resample.prepare(obs, Params(blendheaders=False))[0].digest == base, "headers are no numbers"
+    assert prepared(obs, Params(blendheaders=False))[0].digest == base, "headers are no numbers"
 
 
 def test_a_plan_names_what_is_read_and_written(obs: Observation) -> None:
     tasks = resample.plan(obs, Params(tile=64))
-    setup, frame = resample.prepare(obs, Params(tile=64))
+    setup, frame = prepared(obs, Params(tile=64))
     assert len({t.key for t in tasks}) == len(tasks)
     grid = {tile.key: tile.box for tile in TileGrid(frame.shape, 64)}
     for task in tasks:
@@ -160,7 +167,7 @@ def layer_patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap) -
 
 def whole_mosaic(obs: Observation, params: Params) -> Whole:
     """Drizzle every exposure whole onto a canvas of the whole mosaic."""
-    setup, frame = resample.prepare(obs, params)
+    setup, frame = prepared(obs, params)
     canvas = Canvas.blank((0, 0), frame.shape, (1, 3))
     sums, weights = np.full((3, *frame.shape), np.nan, np.float32), np.zeros((3, *frame.shape), np.float32)
     for layer in setup.layers:
@@ -172,7 +179,8 @@ def whole_mosaic(obs: Observation, params: Params) -> Whole:
             layer.bit,
         )
         pixels.add_variances(canvas.noise, sums, weights, 0, 1.0)
-    variances = np.stack([pixels.final_variances(s, w, frame.divisor) for s, w in zip(sums, weights, strict=True)])
+    ratio = np.float64(setup.ratio) if setup.measured else setup.ratio  # a measured one is carried in double precision
+    variances = np.stack([pixels.final_variances(s, w, ratio) for s, w in zip(sums, weights, strict=True)])
     sci = np.where(canvas.weight == 0, np.float32(np.nan), canvas.data[0])
     return Whole(sci, canvas.weight, canvas.context, variances, pixels.total_error(variances))
 
@@ -196,7 +204,7 @@ def whole_mosaic(obs: Observation, params: Params) -> Whole:
 )
 def test_tiles_equal_one_canvas(obs: Observation, params: Params) -> None:
     """Every plane, bit by bit."""
-    document = resample.run(obs, params, Runner())
+    (document,) = resample.run(obs, params, Runner())
     whole = whole_mosaic(obs, params)
     box = Box.of_shape(document.shape)
     assert np.isfinite(whole.sci).sum() > 10000
@@ -215,7 +223,9 @@ def test_tiles_equal_one_canvas(obs: Observation, params: Params) -> None:
 def test_bands_do_not_show(obs: Observation) -> None:
     """Work in the thinnest bands gives the same bits as work in one piece."""
     params = Params(tile=128)
-    setup, _ = resample.prepare(obs, params)
+    resample.run(obs, params, Runner())
+    setup, _ = prepared(obs, params)
+    setup.write(obs)  # set-up and maps were removed when the run was done
     tasks = resample.plan(obs, params)
     planes = [p for p in setup.planes if p != "con"]
 
@@ -225,8 +235,6 @@ def test_bands_do_not_show(obs: Observation) -> None:
         box = Box.of_shape(setup.shape)
         return [obs.window(f"mosaic/{plane}", (), box).tobytes() for plane in planes]
 
-    resample.run(obs, params, Runner())
-    setup.write(obs)  # the run removed it when it was done
     assert any(t.least < t.nbytes for t in tasks)
     whole = made([t.nbytes for t in tasks])
     assert made([t.least for t in tasks]) == whole
@@ -236,13 +244,13 @@ def test_bands_do_not_show(obs: Observation) -> None:
 def test_a_finished_mosaic_is_kept(obs: Observation) -> None:
     first = resample.run(obs, Params(tile=200), Runner())
     again = resample.run(obs, Params(tile=200), Runner())
-    assert again == first == obs.document(ResampleDocument)
-    assert resample.run(obs, Params(tile=100), Runner()).digest != first.digest
+    assert again == first == (obs.document(ResampleDocument),)
+    assert resample.run(obs, Params(tile=100), Runner())[0].digest != first[0].digest
 
 
 # ---------------------------------------------------------------- windows and bands
 def test_windows_of_a_map_are_cut_out_of_the_whole_and_nan_outside_its_valid_box(obs: Observation) -> None:
-    setup, frame = resample.prepare(obs, Params())
+    setup, frame = prepared(obs, Params())
     exposure = obs.exposures()[1]
     whole = Box.of_shape(SHAPE)
     for sampling in (Sampling(), Sampling(10, 1), Sampling(1)):
@@ -263,7 +271,7 @@ def test_windows_of_a_map_are_cut_out_of_the_whole_and_nan_outside_its_valid_box
 def small_setup(noise: int = 3, tile: int = 64) -> Setup:
     return Setup(
         "d", "mosaic", (100, 100), tile, ("sci", "wht"), VARIANCES[:noise], "square", 1.0, 1.0, False, None, False,
-        False, "m", "", (),
+        "m", "", (),
     )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     return st.none() if kind is type(None) else simple[kind]
 
 
-def test_every_kind_is_known_here() -> None:
-    assert set(KINDS) == {AssociationDocument, OutputWcsDocument, ResampleDocument, SkyDocument}
+def test_every_kind_has_a_name_of_its_own() -> None:
+    assert {AssociationDocument, OutputWcsDocument, ResampleDocument, SkyDocument} <= set(KINDS)
     assert len({kind.kind for kind in KINDS}) == len(KINDS) and all(kind.kind for kind in KINDS)
 
 
