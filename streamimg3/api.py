@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,9 +69,6 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        if workers == 1:
-            for name in _PRELOAD:  # this process is the worker: what it loads is to be seen when the budget is checked
-                importlib.import_module(name)
         return Runner(memory, workers, self.progress, _PRELOAD)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from streamimg3.engine.budget import Share, Watch, share, steady_allocator
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
-from streamimg3.errors import StreamImgError, TaskError
+from streamimg3.errors import BudgetError, StreamImgError, TaskError
 
 T = TypeVar("T")
 Work = Callable[[Task], T]
@@ -104,6 +105,13 @@ class Runner:
         BudgetError
             If the budget cannot hold them.
         """
+        try:
+            if share(self.memory, self.workers, tasks).workers > 1 or self.executor is not None:
+                return share(self.memory, self.workers, tasks)
+        except BudgetError:
+            pass  # said again below, with the numbers of a process that has loaded everything
+        for name in self.preload:  # this process is the worker: what it loads counts as the driver's
+            importlib.import_module(name)
         return share(self.memory, self.workers, tasks)
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import json
 import math
 from collections.abc import Sequence
@@ -341,8 +340,6 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
         same = kept.parameters == json.loads(json.dumps(dataclasses.asdict(params)))
         return (kept, False) if same else (dataclasses.replace(kept, parameters=dataclasses.asdict(params)), True)
     tasks, errors = _tasks(obs, setup, target, params)
-    if runner.check(tasks).workers == 1:
-        importlib.import_module("streamimg3.kernels.ready")  # compiled code counts as the driver's memory
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
     if _CREATED not in ledger.done():
