@@ -28,6 +28,12 @@ DEFAULT_MEMORY = "2GiB"
 _PRELOAD = ("streamimg3.formats.ingest", "streamimg3.stages.resample", "streamimg3.kernels.ready")  # in every worker
 
 
+def _load() -> None:
+    """Load what every worker needs."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready  # noqa: F401
+
+
 @dataclass
 class Session:
     """How a run is carried out, as opposed to what is computed.
@@ -69,7 +75,7 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        return Runner(memory, workers, self.progress, _PRELOAD)
+        return Runner(memory, workers, self.progress, _PRELOAD, load=_load)
 
 
 def open(url: str, **storage_options: str) -> Observation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import time
@@ -86,6 +85,8 @@ class Runner:
         Modules that every worker needs; loaded once and shared.
     executor : Executor or None
         A ready executor (for example of a Dask cluster) instead of local processes.
+    load : callable
+        Loads the same modules in this process, when it works alone.
     """
 
     memory: int | None = None
@@ -93,6 +94,7 @@ class Runner:
     progress: Progress = field(default_factory=Progress)
     preload: tuple[str, ...] = ()
     executor: Executor | None = None
+    load: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         steady_allocator()
@@ -110,8 +112,7 @@ class Runner:
                 return share(self.memory, self.workers, tasks)
         except BudgetError:
             pass  # said again below, with the numbers of a process that has loaded everything
-        for name in self.preload:  # this process is the worker: what it loads counts as the driver's
-            importlib.import_module(name)
+        self.load()  # this process is the worker: what it loads counts as the driver's
         return share(self.memory, self.workers, tasks)
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:

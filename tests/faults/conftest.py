@@ -117,6 +117,23 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     return [grandchild for child in _children(process.pid) for grandchild in _children(child)]
 
 
+def family_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the driver and everything it has started that still runs."""
+    found, queue = [], [process.pid]
+    while queue:
+        found.append(queue.pop())
+        queue += _children(found[-1])
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill driver, fork server and workers at once, as a job system does."""
     os.killpg(process.pid, signal.SIGKILL)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Runnable, Undisturbed, kill_group, wait_for, workers_of
+from tests.faults.conftest import Runnable, Undisturbed, family_of, kill_group, runs, wait_for, workers_of
 
 pytestmark = pytest.mark.faults
 
@@ -85,6 +86,34 @@ def test_half_written_shards_are_swept(run: Runnable) -> None:
     run.finish("again.jsonl")
     assert not left.exists()
     assert not list(run.store.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_nobody_outlives_the_driver(undisturbed: Undisturbed, run: Runnable, how: signal.Signals) -> None:
+    """The driver alone is killed, terminated or interrupted: its workers end too, and the next run goes on."""
+    process = run.start("killed.jsonl")
+    while not run.receipts("resample"):
+        assert process.poll() is None, (run.folder / "killed.jsonl.err").read_text()
+    started = family_of(process)
+    assert len(started) >= 4  # driver, fork server, two workers
+    os.kill(process.pid, how)
+    code = process.wait(timeout=60)
+    end = time.monotonic() + 10
+    while (left := [p for p in started if runs(p)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+    said = (run.folder / "killed.jsonl.err").read_text()
+    assert "Traceback" not in said
+    if how == signal.SIGINT:
+        assert code == 130
+        assert said.splitlines()[-1] == "streamimg3: interrupted; run the same command again to go on"
+    done = run.receipts("resample")
+    events = run.finish("again.jsonl")
+    (start,) = [e for e in events if e["event"] == "start" and e["stage"] == "resample"]
+    assert start["kept"] >= len(done) > 0
+    assert run.result() == undisturbed.result
 
 
 def test_killed_again_and_again(undisturbed: Undisturbed, run: Runnable) -> None:
