@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -209,8 +211,7 @@ class Runner:
                 if losses > _TRIES:
                     keys = ", ".join(list(left)[:workers])
                     raise TaskError(
-                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers);"
-                        " a Python script needs the line: if __name__ == '__main__':"
+                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
             finally:
@@ -228,7 +229,8 @@ class Runner:
         try:
             while True:
                 while len(flying) < 2 * workers and (task := next(queue, None)) is not None:
-                    flying[pool.submit(_guarded, work, task)] = task
+                    with _script_unseen():
+                        flying[pool.submit(_guarded, work, task)] = task
                 if not flying:
                     return
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
@@ -250,6 +252,21 @@ def _guarded(work: Work[T], task: Task) -> Done[T]:
         raise TaskError(f"task {task.key} ran out of memory: give a larger --memory or fewer --workers") from error
     except Exception as error:
         raise TaskError(f"task {task.key} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _script_unseen() -> Iterator[None]:
+    """Start processes without the user's script, which they would otherwise run again from the top.
+
+    Work functions live in importable modules, so nothing of the script is needed; without this every script with
+    workers would want an ``if __name__ == "__main__"`` around its calls.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _settle() -> None:

@@ -58,7 +58,7 @@ class Plain:
     def add(self, weight: F4, errors: F4, read: int, constant: float) -> None:
         """Add one exposure: its weight and its drizzled errors (3, ny, nx)."""
         variance = np.where(weight == 0, np.float32(np.nan), errors) ** 2
-        u = np.full(SHAPE, constant)
+        u = weight.astype(float) if read == -2 else np.full(SHAPE, constant)
         if read >= 0:
             good = (variance[read] > 0) & np.isfinite(variance[read])
             u = np.zeros(SHAPE)
@@ -82,7 +82,7 @@ def drizzled_errors(seed: int) -> tuple[F4, F4]:
     return weight, errors
 
 
-@pytest.mark.parametrize(("read", "constant"), [(READ, 1.0), (-1, 1.0), (-1, 515.25)])
+@pytest.mark.parametrize(("read", "constant"), [(READ, 1.0), (-1, 1.0), (-1, 515.25), (-2, 1.0)])
 def test_variance_sums_equal_plain_numpy(read: int, constant: float) -> None:
     plain = Plain.blank()
     sums, weights = np.full((3, *SHAPE), np.nan, np.float32), np.zeros((3, *SHAPE), np.float32)
