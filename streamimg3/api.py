@@ -170,6 +170,7 @@ def _pixels(obs: Observation, missing: _Missing, session: Session) -> None:
     """Bring in the pixels that are still missing and finish the store."""
     from streamimg3.formats import ingest as door
 
+    obs.backend.sweep()
     door.write_order(obs, missing.association, missing.found)
     work = partial(_ingest_work, obs=obs, mark=missing.mark, options=dict(session.storage_options))
     ledger = Ledger(obs.backend, "ingest", missing.mark)

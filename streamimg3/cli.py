@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from streamimg3 import api, config
 from streamimg3.engine.budget import show_size
-from streamimg3.errors import InputError, StreamImgError
+from streamimg3.errors import InputError, Interrupted, StreamImgError
 from streamimg3.progress import Reporter
 
 app = typer.Typer(
@@ -204,9 +205,14 @@ def _strun_style(arguments: list[str]) -> list[str]:
     return translated
 
 
+def _interrupted(number: int, frame: object) -> None:
+    raise Interrupted("interrupted; run the same command again to go on")
+
+
 def main() -> None:
     """Entry point; ends with 0, 1 (failure), 2 (bad input or usage) or 3 (budget impossible)."""
     logging.getLogger().addHandler(logging.NullHandler())
+    before = signal.signal(signal.SIGINT, _interrupted)
     try:
         app(args=_strun_style(sys.argv[1:]))
     except StreamImgError as error:
@@ -215,6 +221,5 @@ def main() -> None:
     except OSError as error:
         print(f"streamimg3: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("streamimg3: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)

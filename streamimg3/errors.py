@@ -23,5 +23,11 @@ class StoreError(StreamImgError):
     """The store cannot be read or written."""
 
 
+class Interrupted(StreamImgError):
+    """The user has asked to stop; what is finished stays finished."""
+
+    exit_code = 130
+
+
 class TaskError(StreamImgError):
     """A task failed the same way each time it was tried; names its key."""

@@ -34,7 +34,7 @@ def room(ours: str = "", others: str = "", itself: bool = True) -> Room:
 HOUSE = {
     "geometry": room(),
     "kernels": room(others="numpy scipy bottleneck drizzle photutils astropy numba"),
-    "engine": room(others="dask distributed"),
+    "engine": room(),
     "sky": room("geometry", "numpy scipy astropy gwcs asdf tweakwcs shapely spherical_geometry"),
     "store": room("geometry sky", "numpy zarr fsspec obstore asdf"),
     # a step never imports another step; what drizzling steps share is in two modules of their own

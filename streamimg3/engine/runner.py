@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
 from streamimg3.engine.budget import Share, Watch, share, steady_allocator
@@ -269,11 +271,20 @@ def _script_unseen() -> Iterator[None]:
         sys.modules["__main__"] = script
 
 
+def _end_with_driver() -> None:
+    """End this worker when the driver is gone, however it went: nobody would take its results."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        wait_for([driver.sentinel])
+        os._exit(1)
+
+
 def _settle() -> None:
     """Make a worker one-threaded, steady in memory and quiet: the driver alone answers to Ctrl-C."""
     import signal
 
     steady_allocator()
+    threading.Thread(target=_end_with_driver, daemon=True).start()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -347,6 +347,7 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
         ledger.forget_others()
         _create(obs, setup, target.exposures[0].record.bunit)
         ledger.mark(_CREATED)
+    obs.backend.sweep()
     setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
     obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})

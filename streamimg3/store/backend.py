@@ -6,7 +6,9 @@ faster small reads than s3fs), every other URL through fsspec.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +19,7 @@ from streamimg3.errors import InputError, StoreError, StreamImgError
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")  # how Zarr names a file until it is whole
 Options = tuple[tuple[str, str], ...]
 T = TypeVar("T")
 
@@ -94,6 +97,16 @@ class Backend:
     def remove_tree(self, prefix: str) -> None:
         """Delete everything under a prefix."""
         self._sync(lambda store: store.delete_dir(prefix), "delete", prefix)
+
+    def sweep(self) -> None:
+        """Remove half-written files that a killed run has left (on local disk; object stores have none)."""
+        if not is_local(self.url):
+            return
+        for folder, _, names in os.walk(self.url):
+            for name in names:
+                if _PARTIAL.search(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(os.path.join(folder, name))
 
     def _sync(self, call: Callable[[Store], Awaitable[T]], verb: str, key: str) -> T:
         from zarr.core.sync import sync

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streamimg3.errors import InputError, StoreError
+from streamimg3.errors import InputError, StoreError, StreamImgError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, normalise, reason
@@ -187,7 +187,7 @@ class Observation:
         """Read a box of a plane of an array."""
         try:
             return np.asarray(self.array(path)[(*lead, *box.slices)])
-        except StoreError:
+        except StreamImgError:
             raise
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot read {self.url}/{path} {lead} {box.as_tuple()}: {reason(error)}") from error
@@ -202,7 +202,7 @@ class Observation:
         """
         try:
             self.array(path)[(*lead, *box.slices)] = values
-        except StoreError:
+        except StreamImgError:
             raise
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RectBivariateSpline
 
+from streamimg3.errors import InputError
 from streamimg3.formats.simulated_wcs import Aim
 from streamimg3.geometry import Box
 from streamimg3.kernels import spline
@@ -227,6 +228,17 @@ def test_only_the_bounding_box_is_valid() -> None:
     valid[found.valid.slices] = True
     np.testing.assert_array_equal(np.isfinite(y), valid)
     np.testing.assert_array_equal(np.isfinite(x), valid)
+
+
+@pytest.mark.parametrize(
+    "box", [((300.0, 320.0), (10.0, 20.0)), ((10.2, 10.4), (5.0, 20.0))], ids=["beside", "between"]
+)
+def test_a_bounding_box_without_pixels_is_refused(box: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    bare = exposure().gwcs()
+    bare.bounding_box = box  # x first
+    source = Wcs("gwcs", as_asdf(bare), SHAPE)
+    with pytest.raises(InputError, match="bounding box"):
+        pixel_map(source, tangent((90, 90), 0.0), Sampling())
 
 
 # ---------------------------------------------------------------- which pixels touch a tile
