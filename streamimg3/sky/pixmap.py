@@ -220,7 +220,13 @@ def _valid_box(source: Wcs) -> Box:
     if source.bounds is None:
         return Box(0, 0, ny, nx)
     (y0, y1), (x0, x1) = source.bounds
-    return Box(max(0, math.ceil(y0)), max(0, math.ceil(x0)), min(ny, math.floor(y1) + 1), min(nx, math.floor(x1) + 1))
+    rows, cols = (
+        (max(0, math.ceil(y0)), min(ny, math.floor(y1) + 1)),
+        (max(0, math.ceil(x0)), min(nx, math.floor(x1) + 1)),
+    )
+    if rows[0] >= rows[1] or cols[0] >= cols[1]:
+        raise InputError("the bounding box of its WCS holds no pixel: mend the WCS, or leave the exposure out")
+    return Box(rows[0], cols[0], rows[1], cols[1])
 
 
 def _scan_box(source: Wcs) -> Box:

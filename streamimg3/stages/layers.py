@@ -67,7 +67,7 @@ class Setup:
     """Everything a worker needs beside its task: written as JSON under the stage's digest.
 
     ``noise`` names the error planes that are drizzled per exposure, ``planes`` the mosaic planes that are written under
-    ``path``; ``divisor`` is the pixel scale ratio, ``measured`` whether it is carried in double precision.
+    ``path``; ``ratio`` is the pixel scale ratio, ``measured`` whether it is carried in double precision.
     """
 
     digest: str

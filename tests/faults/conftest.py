@@ -88,6 +88,10 @@ class Runnable:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def stages(self, log: str) -> set[str]:
+        """Return the stages that have begun."""
+        return {e["stage"] for e in self.events(log) if e["event"] == "start"}
+
     def receipts(self, stage: str) -> set[str]:
         """Return the keys of finished tasks of a stage."""
         return {p.name for p in self.store.glob(f"receipts/{stage}/*/*") if re.fullmatch(r"[rm]\d+(c\d+)?", p.name)}
