@@ -73,8 +73,10 @@ class Runnable:
         said = open(self.folder / f"{log}.err", "wb")  # noqa: SIM115 (the process keeps it)
         with said:
             return subprocess.Popen(
-                command, stderr=said, start_new_session=True, env={**os.environ, "PYTHONPATH": path}
-            )
+                command, stderr=said, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+                # A shell starts what runs in the background with Ctrl-C ignored, which would be inherited.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )  # fmt: skip
 
     def finish(self, log: str) -> list[dict[str, Any]]:
         """Run it to its good end and return its events."""
