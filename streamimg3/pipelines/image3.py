@@ -94,7 +94,7 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
             made = resample.run(obs, params.resample, runner)
             statuses[step] = made[0].status
             mosaics = tuple(resample.document_name(d.path) for d in made)
-    document = RunDocument("image3", statuses, mosaics)
+    document = RunDocument("image3", statuses, mosaics=mosaics)
     if obs.document(RunDocument) != document:
         obs.commit(document)
     return document

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from streamimg3.errors import StoreError
+from streamimg3.sky.correction import Correction
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 D = TypeVar("D", bound="Document")
@@ -125,21 +126,13 @@ class OutputWcsDocument(Document):
 
 
 @dataclass(frozen=True)
-class SkyDocument(Document):
-    """Background level of each exposure in the image's unit; None = unknown (nothing is subtracted)."""
-
-    kind: ClassVar[str] = "sky"
-    method: str = ""
-    levels: tuple[float | None, ...] = ()
-
-
-@dataclass(frozen=True)
 class RunDocument(Document):
-    """The last run of a pipeline: how each step ended, and the documents of the mosaics it made or kept."""
+    """The last run of a pipeline: how each step ended and why, and the documents of the mosaics it made or kept."""
 
     kind: ClassVar[str] = "run"
     pipeline: str = ""
     statuses: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     mosaics: tuple[str, ...] = ()
 
 
@@ -153,6 +146,126 @@ class StageCost:
     tasks_done: int = 0
     tasks_kept: int = 0
     split: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AlignedExposure:
+    """How the alignment of one exposure ended.
+
+    ``status`` is SUCCESS (``correction`` is set), REFERENCE or FAILED (the WCS stays as it was), with a ``reason`` where
+    something failed; ``s_region`` and ``sip`` are the refreshed outline and FITS-SIP keywords of a corrected exposure;
+    ``stars`` and ``matched`` count sources, ``rms`` (arcsec) is the fit's, ``offset`` (arcsec) its shift on the sky.
+    """
+
+    status: str
+    reason: str | None = None
+    correction: Correction | None = None
+    s_region: str | None = None
+    sip: dict[str, str | int | float] = field(default_factory=dict)
+    stars: int = 0
+    matched: int = 0
+    rms: float | None = None
+    offset: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class AlignmentDocument(Document):
+    """Corrections of the exposures' WCS, in store order; ``step`` is the one that made them, tweakreg or assign_mtwcs.
+
+    ``target`` is the mean position of a moving target, (RA, Dec) in degrees.
+    """
+
+    kind: ClassVar[str] = "alignment"
+    digest: str = ""
+    step: str = "tweakreg"
+    status: str = "COMPLETE"
+    reason: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    exposures: tuple[AlignedExposure, ...] = ()
+    target: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    cost: StageCost = StageCost()
+
+
+@dataclass(frozen=True)
+class SkyOverlap:
+    """Sky statistics of two items in their overlap, in the image's unit, with the number of pixels behind them."""
+
+    items: tuple[int, int]
+    values: tuple[float, float]
+    pixels: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SkyDocument(Document):
+    """Background level of each exposure in the image's unit; None = unknown (nothing is subtracted, status SKIPPED).
+
+    ``subtract`` says that products carry the exposures with the level taken off (BKGSUB); ``items`` are the groups of
+    exposures (store indices) that share one level, ``overlaps`` what was measured, ``components`` the sets of items that
+    are connected by overlaps.
+    """
+
+    kind: ClassVar[str] = "sky"
+    digest: str = ""
+    method: str = ""
+    status: str = "COMPLETE"
+    reason: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    subtract: bool = False
+    levels: tuple[float | None, ...] = ()
+    items: tuple[tuple[int, ...], ...] = ()
+    overlaps: tuple[SkyOverlap, ...] = ()
+    components: tuple[tuple[int, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    cost: StageCost = StageCost()
+
+
+@dataclass(frozen=True)
+class OutlierDocument(Document):
+    """The commit of outlier_detection: ``flagged`` pixels per exposure, the weight ``thresholds`` of the layers."""
+
+    kind: ClassVar[str] = "outliers"
+    digest: str = ""
+    status: str = "COMPLETE"
+    reason: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    flagged: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
+    notes: tuple[str, ...] = ()
+    cost: StageCost = StageCost()
+
+
+@dataclass(frozen=True)
+class CatalogColumn:
+    """One column of a catalogue: array ``catalog/<name>`` in the store, unit as astropy writes it."""
+
+    name: str
+    dtype: str
+    unit: str | None = None
+    description: str = ""
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class CatalogDocument(Document):
+    """The commit of source_catalog: columns in order and the table's metadata; ``segmentation`` tells whether there is one.
+
+    ``meta`` holds plain values only (what the ECSV header carries); ``notes`` says what could not be known.
+    """
+
+    kind: ClassVar[str] = "catalog"
+    digest: str = ""
+    made: str = ""
+    status: str = "COMPLETE"
+    reason: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    sources: int = 0
+    columns: tuple[CatalogColumn, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    segmentation: bool = False
+    notes: tuple[str, ...] = ()
+    cost: StageCost = StageCost()
 
 
 @dataclass(frozen=True)
