@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
@@ -217,7 +217,8 @@ class Runner:
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                with suppress(OSError):  # a broken pool may have closed its pipes already
+                    pool.shutdown(wait=True, cancel_futures=True)
 
     def _pool(self, workers: int) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("forkserver")
@@ -231,17 +232,38 @@ class Runner:
         try:
             while True:
                 while len(flying) < 2 * workers and (task := next(queue, None)) is not None:
-                    with _script_unseen():
-                        flying[pool.submit(_guarded, work, task)] = task
+                    flying[_submit(pool, work, task)] = task
                 if not flying:
                     return
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
-                for future in ready:
+                for future in sorted(ready, key=lambda f: f.exception() is not None):  # what is finished comes first
                     del flying[future]
-                    yield future.result()
+                    yield _result(future)
         finally:
             for future in flying:
                 future.cancel()
+
+
+def _submit(pool: Executor, work: Work[T], task: Task) -> Future[Done[T]]:
+    """Hand a task to a pool."""
+    try:
+        with _script_unseen():
+            return pool.submit(_guarded, work, task)
+    except OSError as error:
+        raise _broken(error) from error
+
+
+def _result(future: Future[Done[T]]) -> Done[T]:
+    """Return what a task gave back."""
+    try:
+        return future.result()
+    except OSError as error:
+        raise _broken(error) from error
+
+
+def _broken(error: OSError) -> BrokenProcessPool:
+    """A pool that breaks just now fails with a closed pipe; a task's own errors are told otherwise (``_guarded``)."""
+    return BrokenProcessPool(f"the pool's pipes are closed: {error}")
 
 
 def _guarded(work: Work[T], task: Task) -> Done[T]:
