@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PIPELINES = ("image3",)
 DEFAULT_MEMORY = "2GiB"
-_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.stages.resample", "streamimg3.kernels.ready")  # in every worker
+_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.pipelines.image3", "streamimg3.kernels.ready")  # in every worker
 
 
 def _load() -> None:
@@ -226,21 +226,16 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     InputError
         If the pipeline, a step or a parameter is unknown, or a value is out of range.
     """
-    from streamimg3.stages import resample
-
     name = pipeline.removeprefix("calwebb_")
     if name not in PIPELINES:
         raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(PIPELINES)}")
     steps, skipped = config.take_skips(settings, image3.STEPS)
-    made, notes = config.build(resample.Params, steps.get("resample", {}), "resample")
-    for step, values in steps.items():
-        if step != "resample" and values and step not in skipped:
-            raise InputError(
-                f"parameters for {step}, which this version does not have: skip it by --set {step}.skip=true"
-            )
-    for note in notes:
-        progress.note(note)
-    return image3.Params(made, skipped)
+    made: dict[str, Any] = {}
+    for step, stage in image3.STAGES.items():
+        made[step], notes = config.build(stage.Params, steps.get(step, {}), step)
+        for note in notes:
+            progress.note(note)
+    return image3.Params(skip=skipped, **made)
 
 
 def plan(
@@ -256,7 +251,6 @@ def plan(
         Parameters by step.
     """
     params = parameters(pipeline, settings, session.progress)
-    image3.check(params)
     given = _output_wcs(params, session)
     obs, _ = _opened(inputs, session)
     if given is not None:
@@ -329,7 +323,6 @@ def run_settings(
     params = parameters(pipeline, settings, session.progress)
     if until is not None and until not in image3.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
-    image3.check(params)
     given = _output_wcs(params, session)
     obs, missing = _opened(inputs, session)
     if given is not None:

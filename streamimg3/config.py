@@ -23,6 +23,8 @@ _WITHOUT_MEANING = {
     "input_dir": "members are found beside the association", "output_file": "products are named by the association",
     "output_dir": "use --output-dir", "suffix": "products are named by the association",
     "save_results": "products are always written",
+    "kernel_size": "it belongs to other modes", "threshold_percent": "it belongs to other modes",
+    "rolling_window_width": "it belongs to time series", "ifu_second_check": "it belongs to other modes",
 }  # fmt: skip
 
 

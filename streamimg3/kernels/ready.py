@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamimg3.kernels.blot import blot
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
+from streamimg3.kernels.outliers import Thresholds, resampled_outliers
 from streamimg3.kernels.pixels import add_variances
 from streamimg3.kernels.spline import basis, evaluate
+from streamimg3.kernels.weights import clipped
 
 
 def _exercise() -> None:
@@ -21,6 +24,8 @@ def _exercise() -> None:
     add_variances(canvas.noise, ones[None] * np.float32(np.nan), np.zeros((1, n, n), np.float32), 0, 1.0)
     rows = basis(np.array([0.0, 0.0, 3.0, 3.0]), 1, 0, n)
     evaluate(np.zeros((2, 2)), rows, rows)
+    resampled_outliers(ones, ones, blot(ones, (0, 0), (n, n), y, x), 0.0, Thresholds())
+    clipped(lambda: [ones.ravel()])
 
 
 _exercise()

@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError, StoreError
-from streamimg3.sky.mosaic_frame import MosaicFrame
+from streamimg3.sky.correction import Correction
+from streamimg3.sky.mosaic_frame import MosaicFrame, Reference
 from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import SkyDocument
+from streamimg3.store.documents import OutlierDocument, SkyDocument, revive
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import VARIANCES
+
+_CODE = 1  # raised when the maps that a given input leads to change
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Layer:
         Stored planes.
     wcs_kind : str
         ``gwcs`` or ``fits``.
+    correction : Correction or None
+        What alignment adds to the WCS.
     level : float
         Sky to be subtracted, 0 = none, in the image's unit.
     weight : str
@@ -56,6 +62,7 @@ class Layer:
     shape: tuple[int, int]
     planes: tuple[str, ...]
     wcs_kind: str
+    correction: Correction | None
     level: float
     weight: str
     constant: float
@@ -107,32 +114,43 @@ def read_setup(obs: Observation, digest: str) -> Setup:
     data = obs.backend.get(setup_key(digest))
     if data is None:
         raise StoreError(f"{obs.url}/{setup_key(digest)} is missing: run the stage again")
-    tree = json.loads(data)
-    layers = tuple(
-        Layer(**(item | {"shape": tuple(item["shape"]), "planes": tuple(item["planes"])}))
-        for item in tree.pop("layers")
-    )
-    for name in ("shape", "planes", "noise"):
-        tree[name] = tuple(tree[name])
-    return Setup(layers=layers, **tree)
+    setup: Setup = revive(Setup, json.loads(data))
+    return setup
 
 
 def sky_levels(obs: Observation, exposures: Sequence[Exposure]) -> list[float]:
-    """Return the level to be subtracted from each exposure: the sky document's, else BKGLEVEL unless already done."""
+    """Return what is to be subtracted from the stored pixels of each exposure: the matched level, else BKGLEVEL.
+
+    What the exposure came without already (BKGSUB) is not taken off twice.
+    """
     document = obs.document(SkyDocument)
     levels = []
-    for exposure in exposures:
-        record = exposure.record
-        level = record.bkglevel if not record.bkgsub else None
-        if document is not None and document.levels[record.index] is not None:
-            level = document.levels[record.index]
-        levels.append(level or 0.0)
+    for record in (e.record for e in exposures):
+        before = record.bkglevel or 0.0
+        found = document.levels[record.index] if document is not None else None
+        level = before if found is None else found
+        levels.append(level - before if record.bkgsub else level)
     return levels
 
 
-def make_layers(
-    obs: Observation, exposures: Sequence[Exposure], weight_type: str, good_bits: str | None
-) -> tuple[Layer, ...]:
+def flagged(obs: Observation) -> OutlierDocument | None:
+    """Return the document of the outliers if exposures have flags of their own in the store."""
+    found = obs.document(OutlierDocument)
+    return found if found is not None and found.status == "COMPLETE" else None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pixels take part with what weight: ``weight_type``, ``good_bits`` (None = ``usual`` for JWST, no flag for
+    others), and whether pixels flagged as outliers are left out."""
+
+    weight_type: str
+    good_bits: str | None
+    usual: str = "~DO_NOT_USE+NON_SCIENCE"
+    outliers: bool = False
+
+
+def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selection) -> tuple[Layer, ...]:
     """Return the layers of a mosaic in order.
 
     Raises
@@ -144,9 +162,9 @@ def make_layers(
     layers = []
     for bit, (exposure, level) in enumerate(zip(exposures, levels, strict=True)):
         record = exposure.record
-        weight, constant = _weighting(exposure, weight_type)
-        default = "~DO_NOT_USE+NON_SCIENCE" if record.is_jwst else "0"
-        bad = bad_bits(good_bits if good_bits is not None else default) if exposure.has("dq") else 0
+        weight, constant = _weighting(exposure, select.weight_type)
+        usual = select.usual if record.is_jwst else "0"
+        good = select.good_bits if select.good_bits is not None else usual
         layers.append(
             Layer(
                 record.index,
@@ -154,12 +172,13 @@ def make_layers(
                 exposure.group,
                 record.row,
                 record.shape,
-                record.planes,
+                (*record.planes, "outlier") if select.outliers else record.planes,
                 record.wcs_kind,
+                exposure.correction,
                 level,
                 weight,
                 constant,
-                bad,
+                bad_bits(good) if exposure.has("dq") else 0,
             )
         )
     return tuple(layers)
@@ -192,6 +211,21 @@ def noise_planes(exposures: Sequence[Exposure]) -> tuple[str, ...]:
     if any(e.has(v) for e in exposures for v in VARIANCES):
         return VARIANCES
     return ("err",) if any(e.has("err") for e in exposures) else ()
+
+
+def reference(exposure: Exposure) -> Reference:
+    """Return an exposure as the one that lends scale and orientation."""
+    r = exposure.record
+    if r.ra_ref is None or r.dec_ref is None or r.roll_ref is None or r.v3yangle is None or r.vparity is None:
+        return Reference.measured(exposure.wcs)
+    return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
+
+
+def map_prefix(frame: MosaicFrame, sampling: Sampling, exposures: Sequence[Exposure]) -> str:
+    """Return where the maps of exposures into a frame are kept: the steps that use the same frame share them."""
+    sources = [(e.record.checksums["wcs"], e.correction and dataclasses.asdict(e.correction)) for e in exposures]
+    text = frame.wcs.text.decode("latin-1")
+    return "scratch/maps/" + digest(_CODE, text, frame.shape, dataclasses.asdict(sampling), sources)
 
 
 def map_key(prefix: str, exposure: int) -> str:

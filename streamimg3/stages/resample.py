@@ -17,10 +17,20 @@ from streamimg3.errors import InputError
 from streamimg3.geometry import Box, Tile, TileGrid
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.sky import footprint
-from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, Reference, given_frame, linear_terms, mosaic_frame
+from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, given_frame, linear_terms, mosaic_frame
 from streamimg3.sky.pixmap import Sampling
 from streamimg3.sky.wcs import Wcs
-from streamimg3.stages.layers import Setup, make_layers, make_map, noise_planes, read_setup
+from streamimg3.stages.layers import (
+    Selection,
+    Setup,
+    flagged,
+    make_layers,
+    make_map,
+    map_prefix,
+    noise_planes,
+    read_setup,
+    reference,
+)
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost
@@ -174,16 +184,8 @@ def output_frame(obs: Observation, params: Params, exposures: Sequence[Exposure]
         shape = (params.output_shape[1], params.output_shape[0]) if params.output_shape else given.shape
         wcs = Wcs("gwcs", given.text.encode("latin-1"), shape)
         return given_frame(wcs, given.pixel_scale, first.record.pixar_sr, first.wcs)
-    regions = [e.record.s_region for e in exposures]
+    regions = [e.s_region for e in exposures]
     return mosaic_frame(regions, reference(first), params.frame_options)
-
-
-def reference(exposure: Exposure) -> Reference:
-    """Return an exposure as the one that lends scale and orientation."""
-    r = exposure.record
-    if r.ra_ref is None or r.dec_ref is None or r.roll_ref is None or r.v3yangle is None or r.vparity is None:
-        return Reference.measured(exposure.wcs)
-    return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
 
 
 @dataclass(frozen=True)
@@ -211,20 +213,25 @@ def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     """Work out layers and planes of a mosaic; reads metadata only."""
     chosen, frame = target.exposures, target.frame
     text = frame.wcs.text.decode("latin-1")
-    layers = make_layers(obs, chosen, params.weight_type or "none", params.good_bits)
+    outliers = flagged(obs)
+    layers = make_layers(
+        obs, chosen, Selection(params.weight_type or "none", params.good_bits, outliers=outliers is not None)
+    )
     noise = noise_planes(chosen) if params.enable_err and not params.single else ()
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
     planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
-    sources = [e.record.checksums["wcs"] for e in obs.exposures()]
-    maps = "scratch/maps/" + digest(_CODE, text, frame.shape, params.pixmap_stepsize, params.pixmap_order, sources)
+    maps = map_prefix(frame, params.sampling, obs.exposures())
     fill = params.fill
     setup = Setup(
         "", target.path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio,
         frame.measured, None if fill is None or math.isnan(fill) else fill, drizzle_err, maps, text, layers,
     )  # fmt: skip
     return dataclasses.replace(
-        setup, digest=digest(_CODE, dataclasses.asdict(setup), [e.record.checksums for e in chosen])
+        setup,
+        digest=digest(
+            _CODE, dataclasses.asdict(setup), [e.record.checksums for e in chosen], outliers and outliers.digest
+        ),
     )
 
 
@@ -383,7 +390,7 @@ def _document(
     return ResampleDocument(
         digest=setup.digest, made=_now(), parameters=dataclasses.asdict(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
-        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.record.s_region for e in target.exposures], frame.wcs),
+        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
         exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=_notes(setup, target, params),
         cost=cost,
     )  # fmt: skip

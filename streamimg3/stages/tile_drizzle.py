@@ -100,7 +100,6 @@ def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: B
         Processor seconds by kind: read, map, drizzle, write.
     """
     clock = Clock()
-    kernel = Kernel(setup.kernel, setup.pixfrac, setup.ratio)
     m = len(setup.noise)
     canvas = Canvas.blank((box.y0, box.x0), box.shape, (1 + setup.drizzle_err, m), "dq" in setup.planes)
     sums = Sums.blank(m, box.shape)
@@ -110,24 +109,40 @@ def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: B
         if layer.bit // 32 != word:
             _flush(obs, setup, canvas, depth, box, word, clock)
             word = layer.bit // 32
-        with clock.on("map"):
-            found = read_map(obs, setup.maps, layer.exposure)
-        for window in bands(found.touching(box, kernel.reach), setup, limit - canvas_memory(setup)):
-            patch = _patch(obs, setup, layer, found, window, clock)
-            with clock.on("drizzle"):
-                drizzle(canvas, patch, kernel, layer.bit % 32)
+        _add(obs, setup, canvas, layer, box, limit, clock)
         if m:
             with clock.on("drizzle"):
-                read = {
+                index = {
                     "var_rnoise": setup.noise.index("var_rnoise") if "var_rnoise" in setup.noise else -1,
                     "weight": -2,
                 }
                 pixels.add_variances(
-                    canvas.noise, sums.values, sums.weights, read.get(layer.weight, -1), layer.constant
+                    canvas.noise, sums.values, sums.weights, index.get(layer.weight, -1), layer.constant
                 )
     _flush(obs, setup, canvas, depth, box, word, clock)
     _finish(obs, setup, canvas, sums, depth, box, clock)
     return clock.seconds
+
+
+def drizzle_layers(
+    obs: Observation, setup: Setup, layers: Sequence[Layer], box: Box, limit: int, clock: Clock
+) -> Canvas:
+    """Drizzle image and weight of some exposures onto one tile; returns the sums, writes nothing."""
+    canvas = Canvas.blank((box.y0, box.x0), box.shape, (1 + setup.drizzle_err, 0))
+    for layer in layers:
+        _add(obs, setup, canvas, layer, box, limit, clock)
+    return canvas
+
+
+def _add(obs: Observation, setup: Setup, canvas: Canvas, layer: Layer, box: Box, limit: int, clock: Clock) -> None:
+    """Drizzle one exposure onto a tile, in bands that fit the memory."""
+    kernel = Kernel(setup.kernel, setup.pixfrac, setup.ratio)
+    with clock.on("map"):
+        found = read_map(obs, setup.maps, layer.exposure)
+    for window in bands(found.touching(box, kernel.reach), setup, limit - canvas_memory(setup)):
+        patch = _patch(obs, setup, layer, found, window, clock)
+        with clock.on("drizzle"):
+            drizzle(canvas, patch, kernel, layer.bit % 32)
 
 
 def bands(cells: Sequence[Box], setup: Setup, free: int) -> list[Box]:
@@ -156,42 +171,56 @@ def _patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: B
     """Read a window of an exposure and make it ready: weights, sky, map."""
     with clock.on("map"):
         grown = box.grow(1).intersect(Box.of_shape(layer.shape)) or box
-        y, x = _window_map(obs, setup, layer, found, grown)
+        y, x = window_map(obs, setup, layer, found, grown)
     with clock.on("read"):
-        sci = _read(obs, layer, "sci", box)
-        nan = _read(obs, layer, "nan", box)
-        dq = _read(obs, layer, "dq", box) if "dq" in layer.planes else np.zeros(box.shape, np.uint32)
+        sci = read(obs, layer, "sci", box)
+        nan = read(obs, layer, "nan", box)
+        dq = read(obs, layer, "dq", box) if "dq" in layer.planes else np.zeros(box.shape, np.uint32)
         noise = np.empty((len(setup.noise), *box.shape), np.float32)
         for k, name in enumerate(setup.noise):
             noise[k] = _noise_plane(obs, layer, name, box)
-        if layer.weight == "constant":
-            raw = np.full(box.shape, layer.constant, np.float32)
-        elif layer.weight in setup.noise:
+        if layer.weight in setup.noise:
             raw = noise[setup.noise.index(layer.weight)]
         else:
-            raw = _read(obs, layer, layer.weight, box)
+            raw = _raw(obs, layer, box)
     with clock.on("drizzle"):
-        weight = _weights(raw, layer, pixels.usable(dq, nan, layer.bad))
+        good = pixels.usable(dq, nan, layer.bad)
+        if "outlier" in layer.planes:
+            good &= read(obs, layer, "outlier", box) == 0
+        weight = _weights(raw, layer, good)
         if layer.level:
             sci = sci - np.float32(layer.level)
-        data = sci[None] if not setup.drizzle_err else np.stack([sci, _read(obs, layer, "err", box)])
+        data = sci[None] if not setup.drizzle_err else np.stack([sci, read(obs, layer, "err", box)])
     flags = dq if "dq" in setup.planes else np.zeros((0, 0), np.uint32)
     limits = np.ascontiguousarray(found.limits[box.y0 : box.y1])
     return Patch((box.y0, box.x0), layer.shape, y, x, data, noise, weight, limits, flags)
 
 
-def _read(obs: Observation, layer: Layer, plane: str, box: Box):  # type: ignore[no-untyped-def]
+def _raw(obs: Observation, layer: Layer, box: Box) -> F4:
+    """What the weights of a window are made from."""
+    if layer.weight == "constant":
+        return np.full(box.shape, layer.constant, np.float32)
+    plane: F4 = read(obs, layer, layer.weight, box)
+    return plane
+
+
+def raw_weights(obs: Observation, layer: Layer, box: Box, good: NDArray[np.bool_]) -> F4:
+    """Return the weight of every pixel of a window; 0 where it is not ``good``."""
+    return _weights(_raw(obs, layer, box), layer, good)
+
+
+def read(obs: Observation, layer: Layer, plane: str, box: Box):  # type: ignore[no-untyped-def]
     return obs.window(f"{layer.path}/{plane}", (layer.row,), box)
 
 
 def _noise_plane(obs: Observation, layer: Layer, name: str, box: Box) -> F4 | float:
     """A variance of a window; where an exposure has none but ERR, its square stands for all of them."""
     if name in layer.planes and name != "err":
-        plane: F4 = _read(obs, layer, name, box)
+        plane: F4 = read(obs, layer, name, box)
         return plane
     bare = not any(v in layer.planes for v in VARIANCES)
     if "err" in layer.planes and (name == "err" or (bare and name == "var_poisson")):
-        err: F4 = _read(obs, layer, "err", box)
+        err: F4 = read(obs, layer, "err", box)
         return np.square(err)
     return math.nan
 
@@ -208,7 +237,7 @@ def _weights(raw: F4, layer: Layer, good: NDArray[np.bool_]) -> F4:
     return weight
 
 
-def _window_map(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: Box) -> tuple[F8, F8]:
+def window_map(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: Box) -> tuple[F8, F8]:
     """Output rows and columns of every pixel of an input box."""
     if not found.exact:
         rows = spline.basis(found.knots[0], found.order, box.y0, box.y1)
@@ -216,7 +245,7 @@ def _window_map(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, b
         y, x = (spline.evaluate(c, rows, cols) for c in found.coefficients)
         _blank_outside(found.valid, box, y, x)
         return y, x
-    source, target = stored_wcs(obs, layer.path, layer.row, layer.wcs_kind), setup.target
+    source, target = stored_wcs(obs, layer.path, layer.row, layer.wcs_kind, layer.correction), setup.target
     y, x = np.empty(box.shape), np.empty(box.shape)
     step = max(1, _EXACT_PIXELS // box.shape[1])
     for top in range(box.y0, box.y1, step):

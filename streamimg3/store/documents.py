@@ -222,10 +222,14 @@ class SkyDocument(Document):
 
 @dataclass(frozen=True)
 class OutlierDocument(Document):
-    """The commit of outlier_detection: ``flagged`` pixels per exposure, the weight ``thresholds`` of the layers."""
+    """The commit of outlier_detection: ``flagged`` pixels per exposure, the weight ``thresholds`` of the layers.
+
+    ``made`` is its UTC time.
+    """
 
     kind: ClassVar[str] = "outliers"
     digest: str = ""
+    made: str = ""
     status: str = "COMPLETE"
     reason: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.geometry import Box
+from streamimg3.sky.correction import Correction
 from streamimg3.sky.wcs import Wcs
+from streamimg3.store.documents import AlignedExposure
 
 if TYPE_CHECKING:
     from streamimg3.store.observation import Observation
@@ -60,10 +62,14 @@ class ExposureRecord:
 
 @dataclass(frozen=True)
 class Exposure:
-    """An exposure of an observation; pixels are read in windows, headers and WCS when asked for."""
+    """An exposure of an observation; pixels are read in windows, headers and WCS when asked for.
+
+    ``aligned`` is what the alignment found out about it, None = nothing or not asked for.
+    """
 
     observation: Observation
     record: ExposureRecord
+    aligned: AlignedExposure | None = None
 
     @property
     def group(self) -> str:
@@ -90,15 +96,26 @@ class Exposure:
         return rows.decode("ascii").rstrip()
 
     @property
+    def correction(self) -> Correction | None:
+        """What alignment adds to the WCS."""
+        return self.aligned.correction if self.aligned else None
+
+    @property
+    def s_region(self) -> str:
+        """Outline on the sky, as corrected."""
+        return (self.aligned.s_region if self.aligned else None) or self.record.s_region
+
+    @property
     def wcs(self) -> Wcs:
-        """The WCS as it came with the exposure."""
-        return stored_wcs(self.observation, self.group, self.record.row, self.record.wcs_kind)
+        """The WCS with its correction."""
+        return stored_wcs(self.observation, self.group, self.record.row, self.record.wcs_kind, self.correction)
 
 
-def stored_wcs(observation: Observation, group: str, row: int, kind: str) -> Wcs:
+def stored_wcs(observation: Observation, group: str, row: int, kind: str, correction: Correction | None = None) -> Wcs:
     """Return the WCS in one row of a stack, for an image of the stack's shape."""
     ny, nx = (int(n) for n in group.rsplit("/", 1)[1].split("x"))
-    return Wcs("gwcs" if kind == "gwcs" else "fits", observation.row_bytes(f"{group}/wcs", row), (ny, nx))
+    text = observation.row_bytes(f"{group}/wcs", row)
+    return Wcs("gwcs" if kind == "gwcs" else "fits", text, (ny, nx), correction)
 
 
 def stack_path(shape: tuple[int, int]) -> str:

@@ -15,7 +15,7 @@ from streamimg3.errors import InputError, StoreError, StreamImgError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, normalise, reason
-from streamimg3.store.documents import Document, check_schema, revive
+from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 
 D = TypeVar("D", bound=Document)
@@ -127,9 +127,13 @@ class Observation:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{self.url}/exposures/index.json is damaged ({error}): ingest again") from error
 
-    def exposures(self) -> tuple[Exposure, ...]:
-        """Return all exposures in member order."""
-        return tuple(Exposure(self, r) for r in self.records())
+    def exposures(self, aligned: bool = True) -> tuple[Exposure, ...]:
+        """Return all exposures in member order, as the alignment left them (or as they came, without ``aligned``)."""
+        records = self.records()
+        found = self.document(AlignmentDocument) if aligned else None
+        if found is None or len(found.exposures) != len(records):
+            return tuple(Exposure(self, r) for r in records)
+        return tuple(Exposure(self, r, a) for r, a in zip(records, found.exposures, strict=True))
 
     def write_records(self, records: Sequence[ExposureRecord]) -> None:
         """Write the facts of all exposures."""
