@@ -122,7 +122,7 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
     session = session or Session()
     obs, missing = _headers(inputs, session)
     if missing is not None:
-        _pixels(obs, missing, session)
+        _pixels(obs, missing, session, session.runner(obs.url))
     return obs
 
 
@@ -166,7 +166,7 @@ def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation
     return obs, _Missing(association, found, tasks, mark)
 
 
-def _pixels(obs: Observation, missing: _Missing, session: Session) -> None:
+def _pixels(obs: Observation, missing: _Missing, session: Session, runner: Runner) -> None:
     """Bring in the pixels that are still missing and finish the store."""
     from streamimg3.formats import ingest as door
 
@@ -174,7 +174,7 @@ def _pixels(obs: Observation, missing: _Missing, session: Session) -> None:
     door.write_order(obs, missing.association, missing.found)
     work = partial(_ingest_work, obs=obs, mark=missing.mark, options=dict(session.storage_options))
     ledger = Ledger(obs.backend, "ingest", missing.mark)
-    session.runner(obs.url).fill(work, missing.tasks, ledger)
+    runner.fill(work, missing.tasks, ledger)
     door.commit(obs, len(missing.found), missing.mark)
 
 
@@ -327,12 +327,12 @@ def run_settings(
     obs, missing = _opened(inputs, session)
     if given is not None:
         obs.commit(given)
-    runner = session.runner(obs.url)
-    if missing is not None:
-        for tasks in image3.plan(obs, params).values():
-            runner.check(tasks)  # an impossible budget is refused before a pixel is read
-        _pixels(obs, missing, session)
-    document = image3.run(obs, params, runner, until)
+    with session.runner(obs.url) as runner:
+        if missing is not None:
+            for tasks in filter(None, image3.plan(obs, params).values()):
+                runner.check(tasks)  # an impossible budget is refused before a pixel is read
+            _pixels(obs, missing, session, runner)
+        document = image3.run(obs, params, runner, until)
     if document.mosaics:
         export(obs, session, document.mosaics)
     return obs

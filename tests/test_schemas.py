@@ -66,7 +66,7 @@ def reduced(ingested: Observation, tmp_path_factory: pytest.TempPathFactory) -> 
     shutil.copytree(ingested.url, url)
     obs = Observation.at(str(url))
     resample.run(obs, resample.Params(crpix=(3.0, 4.5), output_shape=(120, 100), good_bits="~1"), Runner())
-    obs.commit(SkyDocument("match", (0.1, None, 0.3, -0.2)))
+    obs.commit(SkyDocument(method="match", levels=(0.1, None, 0.3, -0.2)))
     obs.commit(OutputWcsDocument("frame.asdf", "#ASDF 1.0.0", (100, 120), 0.03))
     return obs
 
@@ -100,7 +100,7 @@ def test_empty_documents_fit_their_schemas(kind: type[Document]) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_found(change: dict[str, Any]) -> None:
-    tree = json.loads(SkyDocument("match", (0.5, None)).to_json()) | change
+    tree = json.loads(SkyDocument(method="match", levels=(0.5, None)).to_json()) | change
     tree = {k: v for k, v in tree.items() if v is not ...}  # ... = left out
     with pytest.raises(ValidationError):
         validator("sky-v1.json").validate(tree)

@@ -99,6 +99,8 @@ class Runner:
     preload: tuple[str, ...] = ()
     executor: Executor | None = None
     load: Callable[[], None] = lambda: None
+    _staff: tuple[int, ProcessPoolExecutor] | None = field(default=None, init=False, repr=False)
+    _keep: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         steady_allocator()
@@ -189,6 +191,7 @@ class Runner:
         granted = self.check(todo)
         tasks = [replace(t, limit=min(granted.each, t.nbytes)) for t in todo]
         if self.executor is None and granted.workers == 1:
+            self._dismiss()  # their memory is this process's now
             for task in tasks:
                 yield _guarded(work, task)
         elif self.executor is not None:
@@ -201,7 +204,7 @@ class Runner:
         left = {t.key: t for t in tasks}
         losses = 0
         while left:
-            pool = self._pool(min(workers, len(left)))
+            pool = self._hire(workers)
             before = len(left)
             try:
                 for done in self._drain(pool, work, list(left.values()), workers):
@@ -216,14 +219,37 @@ class Runner:
                         f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
+                self._dismiss()
             finally:
-                with suppress(OSError):  # a broken pool may have closed its pipes already
-                    pool.shutdown(wait=True, cancel_futures=True)
+                if not self._keep:
+                    self._dismiss()
 
-    def _pool(self, workers: int) -> ProcessPoolExecutor:
+    def _hire(self, workers: int) -> ProcessPoolExecutor:
+        """Return a pool of so many workers: the one at hand if it fits, for it has loaded everything."""
+        if self._staff is not None and self._staff[0] == workers:
+            return self._staff[1]
+        self._dismiss()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["streamimg3.engine.runner", *self.preload])
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_settle)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle)
+        self._staff = (workers, pool)
+        return pool
+
+    def _dismiss(self) -> None:
+        """Send the workers home."""
+        if self._staff is not None:
+            with suppress(OSError):  # a broken pool may have closed its pipes already
+                self._staff[1].shutdown(wait=True, cancel_futures=True)
+            self._staff = None
+
+    def __enter__(self) -> Runner:
+        """Keep the workers from stage to stage until the block ends."""
+        self._keep = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._keep = False
+        self._dismiss()
 
     def _drain(self, pool: Executor, work: Work[T], tasks: list[Task], workers: int) -> Iterator[Done[T]]:
         """Keep a few tasks in flight and yield results as they come."""

@@ -19,7 +19,7 @@ from streamimg3.stages import outlier_stack as stack
 from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference
 from streamimg3.stages.outlier_median import ROOT, Group
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost
+from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE, inner_chunk
 
@@ -217,7 +217,7 @@ def run(obs: Observation, params: Params, runner: Runner) -> OutlierDocument:
 
 def _failed(obs: Observation, params: Params, runner: Runner, reason: str) -> OutlierDocument:
     runner.progress.note(f"{NAME}: FAILED: {reason}")
-    document = OutlierDocument(status="FAILED", reason=reason, parameters=dataclasses.asdict(params))
+    document = OutlierDocument(status="FAILED", reason=reason, parameters=plain(params))
     if obs.document(OutlierDocument) != document:
         obs.commit(document)
     return document
@@ -352,7 +352,7 @@ class _Run:
         self.runner.progress.note(f"{NAME}: {sum(counts)} pixels flagged ({share:.3%})")
         c = self.cost
         return OutlierDocument(
-            digest=self.mark, parameters=dataclasses.asdict(self.params), flagged=tuple(counts), layers=tuple(names),
+            digest=self.mark, parameters=plain(self.params), flagged=tuple(counts), layers=tuple(names),
             thresholds=thresholds, notes=tuple(self.notes),
             cost=StageCost(c.wall_s, c.cpu_s, c.peak_rss, c.tasks_done, c.tasks_kept, dict(c.split)),
         )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from streamimg3.stages.layers import (
 )
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost
+from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost, plain
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 
@@ -344,8 +343,8 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     kept = obs.document(ResampleDocument, name)
     if kept is not None and kept.digest == setup.digest:
         runner.progress.note(f"{name}: unchanged, kept")
-        same = kept.parameters == json.loads(json.dumps(dataclasses.asdict(params)))
-        return (kept, False) if same else (dataclasses.replace(kept, parameters=dataclasses.asdict(params)), True)
+        same = kept.parameters == plain(params)
+        return (kept, False) if same else (dataclasses.replace(kept, parameters=plain(params)), True)
     tasks, errors = _tasks(obs, setup, target, params)
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
@@ -388,7 +387,7 @@ def _document(
 ) -> ResampleDocument:
     frame = target.frame
     return ResampleDocument(
-        digest=setup.digest, made=_now(), parameters=dataclasses.asdict(params), path=setup.path, planes=setup.planes,
+        digest=setup.digest, made=_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
         pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
         exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=_notes(setup, target, params),

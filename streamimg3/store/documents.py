@@ -89,6 +89,12 @@ def revive(kind: Any, value: Any) -> Any:
     return float(value) if kind is float else value
 
 
+def plain(parameters: Any) -> dict[str, Any]:
+    """Return the parameters of a step as a document gives them back (lists for tuples)."""
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(parameters)))
+    return tree
+
+
 @dataclass(frozen=True)
 class MemberEntry:
     """One member of the association, science or not."""
@@ -123,6 +129,16 @@ class OutputWcsDocument(Document):
     text: str = ""
     shape: tuple[int, int] = (0, 0)
     pixel_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class SkyListDocument(Document):
+    """Sky levels that the user supplied, in the image's unit: one per exposure, in store order."""
+
+    kind: ClassVar[str] = "skylist"
+    source: str = ""
+    filenames: tuple[str, ...] = ()
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
 from streamimg3.stages import resample
 from streamimg3.stages.layers import Layer, Setup, make_map
 from streamimg3.stages.resample import Params
-from streamimg3.stages.tile_drizzle import _window_map, bands, canvas_memory, task_memory, window_memory
+from streamimg3.stages.tile_drizzle import window_map, bands, canvas_memory, task_memory, window_memory
 from streamimg3.store.documents import ResampleDocument, SkyDocument
 from streamimg3.store.layout import VARIANCES
 
@@ -153,7 +153,7 @@ class Whole:
 def layer_patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap) -> Patch:
     """All pixels of an exposure with their weights (spec §7.4)."""
     exposure, box = obs.exposures()[layer.exposure], Box.of_shape(layer.shape)
-    y, x = _window_map(obs, setup, layer, found, box)
+    y, x = window_map(obs, setup, layer, found, box)
     planes = np.stack([exposure.read(v, box) for v in VARIANCES]).astype(np.float32)
     dq = np.asarray(exposure.read("dq", box), np.uint32)
     bad = (dq & np.uint32(layer.bad | 1)) != 0
@@ -201,7 +201,7 @@ CUT = Params(tile=100, pixmap_stepsize=1, pixfrac=0.6, rotation=0.0, output_shap
 )
 def test_tiles_equal_one_canvas(obs: Observation, params: Params, levels: tuple[float | None, ...] | None) -> None:
     """Every plane, bit by bit."""
-    obs.retract("sky") if levels is None else obs.commit(SkyDocument("match", levels))
+    obs.retract("sky") if levels is None else obs.commit(SkyDocument(method="match", levels=levels))
     layers = prepared(obs, params)[0].layers
     assert [la.level for la in layers] == [level or 0.0 for level in levels or (0.0,) * 4]
     (document,) = resample.run(obs, params, Runner())
@@ -257,14 +257,14 @@ def test_windows_of_a_map_are_cut_out_of_the_whole_and_nan_outside_its_valid_box
         found = replace(pixel_map(exposure.wcs, frame.wcs, sampling), valid=Box(5, 9, 180, 170))
         if found.exact:
             found = replace(found, valid=whole)  # an exact map is NaN where the WCS itself is
-        full = _window_map(obs, setup, setup.layers[1], found, whole)
+        full = window_map(obs, setup, setup.layers[1], found, whole)
         valid = np.zeros(SHAPE, bool)
         valid[found.valid.slices] = True
         for plane in full:
             np.testing.assert_array_equal(np.isfinite(plane), valid)
         # A single pixel takes another path through the matrix product of a gWCS; windows always have more.
         for box in (Box(0, 0, 20, 20), Box(100, 150, 192, 192), Box(7, 10, 8, 12), Box(185, 3, 190, 30)):
-            for part, plane in zip(_window_map(obs, setup, setup.layers[1], found, box), full, strict=True):
+            for part, plane in zip(window_map(obs, setup, setup.layers[1], found, box), full, strict=True):
                 np.testing.assert_array_equal(part, plane[box.slices])
 
 

@@ -1,0 +1,40 @@
+"""Clipped statistics by counting against astropy's sigma_clip."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from astropy.stats import sigma_clip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamimg3.kernels.weights import clipped
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**16), st.integers(1, 4000), st.integers(1, 9), st.booleans())
+def test_as_astropy_does(seed: int, count: int, parts: int, signed: bool) -> None:
+    """The same values survive; mean to the rounding of a double sum, median exactly."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([rng.normal(0.0 if signed else 50.0, 1, count), rng.exponential(30, count // 7)])
+    values = values.astype(np.float32)
+    kept = sigma_clip(values, sigma=3, maxiters=5, masked=False, copy=True)
+    found = clipped(lambda: np.array_split(values, parts))
+    assert found.count == kept.size
+    assert found.mean == pytest.approx(np.mean(kept, dtype="f8"), rel=1e-12, abs=1e-12)
+    assert np.float32(found.median) == np.median(kept)
+    assert found.std == pytest.approx(float(np.std(kept, dtype="f8")), rel=1e-9, abs=1e-9)
+
+
+def test_nothing_left() -> None:
+    found = clipped(lambda: [np.zeros(0, np.float32)])
+    assert found.count == 0
+    assert math.isnan(found.mean)
+
+
+def test_constant_values() -> None:
+    """Weights that are all the same (exposure times) are not clipped away."""
+    found = clipped(lambda: [np.full(1000, 123.25, np.float32)] * 3)
+    assert (found.count, found.mean, found.median, found.std) == (3000, 123.25, 123.25, 0.0)
