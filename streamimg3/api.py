@@ -3,79 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamimg3 import config
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, parse_size, share
+from streamimg3.engine.budget import MIB, share
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.pipelines import image3
+from streamimg3.products import export, export_preview
+from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
-from streamimg3.store.documents import AssociationDocument, OutputWcsDocument, RunDocument
+from streamimg3.store.documents import AssociationDocument, OutputWcsDocument
+
+__all__ = [
+    "DEFAULT_MEMORY",
+    "Session",
+    "export",
+    "export_preview",
+    "ingest",
+    "open",
+    "plan",
+    "run",
+    "run_settings",
+    "summary",
+]
 
 if TYPE_CHECKING:
     from streamimg3.formats.association import Association
     from streamimg3.formats.ingest import Found
 
 PIPELINES = ("image3",)
-DEFAULT_MEMORY = "2GiB"
-_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.pipelines.image3", "streamimg3.kernels.ready")  # in every worker
-
-
-def _load() -> None:
-    """Load what every worker needs."""
-    import streamimg3.formats.ingest
-    import streamimg3.kernels.ready  # noqa: F401
-
-
-@dataclass
-class Session:
-    """How a run is carried out, as opposed to what is computed.
-
-    Parameters
-    ----------
-    store : str or None
-        URL of the store; None = ``<output_dir>/<product>.zarr``.
-    output_dir : str
-        Folder or URL of the products.
-    memory : str, int or None
-        Budget for driver and workers together.
-    workers : int or None
-        Worker processes; None = one per processor, as far as the budget carries them; 1 = all in this process.
-    storage_options : mapping
-        Credentials and endpoint for URLs.
-    progress : Progress
-        Who is told.
-    force : bool
-        Ingest again although the store holds something else.
-    """
-
-    store: str | None = None
-    output_dir: str = "."
-    memory: str | int | None = DEFAULT_MEMORY
-    workers: int | None = None
-    storage_options: Mapping[str, str] = field(default_factory=dict)
-    progress: Progress = field(default_factory=Progress)
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"--workers {self.workers}: give at least 1")
-
-    def runner(self, url: str) -> Runner:
-        """Return a runner for work on the store at a URL."""
-        memory = None if self.memory is None else parse_size(self.memory)
-        workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
-        if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
-            self.progress.note("memory:// lives in one process: all work is done in it")
-            workers = 1
-        return Runner(memory, workers, self.progress, _PRELOAD, load=_load)
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -333,8 +296,7 @@ def run_settings(
                 runner.check(tasks)  # an impossible budget is refused before a pixel is read
             _pixels(obs, missing, session, runner)
         document = image3.run(obs, params, runner, until)
-    if document.mosaics:
-        export(obs, session, document.mosaics)
+        export(obs, session, runner, document)
     return obs
 
 
@@ -361,72 +323,3 @@ def _output_wcs(params: image3.Params, session: Session) -> OutputWcsDocument | 
     from streamimg3.formats.output_wcs import read_output_wcs
 
     return read_output_wcs(params.resample.output_wcs, session.storage_options)
-
-
-def export(obs: Observation, session: Session, mosaics: Sequence[str] | None = None) -> list[str]:
-    """Write the FITS products of a store.
-
-    Parameters
-    ----------
-    obs : Observation
-        The store.
-    session : Session
-        Output folder and memory.
-    mosaics : sequence of str, optional
-        Documents of the mosaics to write; default all that are finished.
-
-    Returns
-    -------
-    list of str
-        Paths or URLs of what was written.
-
-    Raises
-    ------
-    InputError
-        If the store holds no finished mosaic.
-    """
-    from streamimg3.formats.i2d import export_i2d
-    from streamimg3.stages.resample import NAME
-
-    last = obs.document(RunDocument)
-    statuses, limit = (last.statuses if last else {}), session.runner(obs.url).memory
-    written = []
-    for name in mosaics or _mosaics(obs, NAME):
-        written.append(
-            export_i2d(obs, session.output_dir, session.storage_options, name=name, limit=limit, statuses=statuses)
-        )
-        session.progress.note(f"wrote {written[-1]}")
-    if not written:
-        raise InputError(f"{obs.url} holds no finished mosaic: run image3 first")
-    return written
-
-
-def export_preview(obs: Observation, session: Session) -> list[str]:
-    """Write a PNG of every mosaic of a store.
-
-    Returns
-    -------
-    list of str
-        Paths or URLs of what was written.
-    """
-    from streamimg3.formats.publish import open_product
-    from streamimg3.report.preview import preview
-    from streamimg3.stages.resample import NAME
-
-    association = obs.document(AssociationDocument)
-    product = association.product if association else "mosaic"
-    written = []
-    for name in _mosaics(obs, NAME):
-        root = product if name == NAME else name.removeprefix(f"{NAME}-")
-        url = f"{normalise(session.output_dir)}/{root}_i2d.png"
-        with open_product(url, session.storage_options) as sink:
-            sink.write(preview(obs, name))
-        session.progress.note(f"wrote {url}")
-        written.append(url)
-    return written
-
-
-def _mosaics(obs: Observation, name: str) -> list[str]:
-    """Names of the documents that commit a mosaic."""
-    found = [key.removesuffix(".json") for key in obs.backend.keys("documents") if key.endswith(".json")]
-    return [n for n in found if n == name or n.startswith(f"{name}-")]

@@ -31,6 +31,8 @@ def room(ours: str = "", others: str = "", itself: bool = True) -> Room:
     return Room(frozenset(ours.split()), frozenset(others.split()), itself=itself)
 
 
+STEPS = {"assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog"}
+PIECES = sorted(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
 HOUSE = {
     "geometry": room(),
     "kernels": room(others="numpy scipy bottleneck drizzle photutils astropy numba"),
@@ -38,12 +40,25 @@ HOUSE = {
     "sky": room("geometry", "numpy scipy astropy gwcs asdf tweakwcs shapely spherical_geometry"),
     "store": room("geometry sky", "numpy zarr fsspec obstore asdf"),
     # a step never imports another step; what drizzling steps share is in two modules of their own
-    "stages": room("geometry sky kernels store engine stages.layers stages.tile_drizzle", "numpy", itself=False),
+    "stages": room(
+        "geometry sky kernels store engine stages.layers stages.tile_drizzle stages.outlier_median stages.outlier_flags stages.outlier_stack stages.star_lists",
+        "numpy",
+        itself=False,
+    ),
     "pipelines": room("stages store engine"),
     "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
     "report": room("geometry sky store", "numpy matplotlib jinja2"),
 }
-FREE = {"api", "config", "cli", "progress", "__init__", "__main__"}  # the faces, which put everything together
+FREE = {
+    "api",
+    "config",
+    "cli",
+    "products",
+    "progress",
+    "session",
+    "__init__",
+    "__main__",
+}  # the faces, which put everything together
 LEAVES = {"errors": room()}
 XARRAY = "store.xarray_view"  # the only module of the store that may import xarray
 

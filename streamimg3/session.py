@@ -1,0 +1,65 @@
+"""How a run is carried out, as opposed to what is computed: store, folder, memory, workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from streamimg3.engine import Runner
+from streamimg3.engine.budget import parse_size
+from streamimg3.engine.runner import Progress
+from streamimg3.errors import InputError
+
+DEFAULT_MEMORY = "2GiB"
+_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.pipelines.image3", "streamimg3.kernels.ready")  # in every worker
+
+
+def _load() -> None:
+    """Load what every worker needs."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready  # noqa: F401
+
+
+@dataclass
+class Session:
+    """How a run is carried out, as opposed to what is computed.
+
+    Parameters
+    ----------
+    store : str or None
+        URL of the store; None = ``<output_dir>/<product>.zarr``.
+    output_dir : str
+        Folder or URL of the products.
+    memory : str, int or None
+        Budget for driver and workers together.
+    workers : int or None
+        Worker processes; None = one per processor, as far as the budget carries them; 1 = all in this process.
+    storage_options : mapping
+        Credentials and endpoint for URLs.
+    progress : Progress
+        Who is told.
+    force : bool
+        Ingest again although the store holds something else.
+    """
+
+    store: str | None = None
+    output_dir: str = "."
+    memory: str | int | None = DEFAULT_MEMORY
+    workers: int | None = None
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"--workers {self.workers}: give at least 1")
+
+    def runner(self, url: str) -> Runner:
+        """Return a runner for work on the store at a URL."""
+        memory = None if self.memory is None else parse_size(self.memory)
+        workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
+        if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
+            self.progress.note("memory:// lives in one process: all work is done in it")
+            workers = 1
+        return Runner(memory, workers, self.progress, _PRELOAD, load=_load)
