@@ -32,19 +32,15 @@ def room(ours: str = "", others: str = "", itself: bool = True) -> Room:
 
 
 STEPS = {"assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog"}
-PIECES = sorted(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
+PIECES = " ".join(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
 HOUSE = {
     "geometry": room(),
     "kernels": room(others="numpy scipy bottleneck drizzle photutils astropy numba"),
     "engine": room(),
     "sky": room("geometry", "numpy scipy astropy gwcs asdf tweakwcs shapely spherical_geometry"),
     "store": room("geometry sky", "numpy zarr fsspec obstore asdf"),
-    # a step never imports another step; what drizzling steps share is in two modules of their own
-    "stages": room(
-        "geometry sky kernels store engine stages.layers stages.tile_drizzle stages.outlier_median stages.outlier_flags stages.outlier_stack stages.star_lists",
-        "numpy",
-        itself=False,
-    ),
+    # a step never imports another step; the pieces that steps are made of are modules that any step may use
+    "stages": room(f"geometry sky kernels store engine {PIECES}", "numpy", itself=False),
     "pipelines": room("stages store engine"),
     "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
     "report": room("geometry sky store", "numpy matplotlib jinja2"),
