@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
-from streamimg3.stages import outlier_detection, resample
+from streamimg3.stages import assign_mtwcs, outlier_detection, resample, skymatch, tweakreg
 from streamimg3.store import Observation
 from streamimg3.store.documents import AlignmentDocument, CatalogDocument, OutlierDocument, RunDocument, SkyDocument
 
@@ -28,12 +28,21 @@ _DOCUMENTS = {
 class Params:
     """Parameters of the pipeline: one value per step, and the steps that the user skips."""
 
+    assign_mtwcs: assign_mtwcs.Params = field(default_factory=assign_mtwcs.Params)
+    tweakreg: tweakreg.Params = field(default_factory=tweakreg.Params)
+    skymatch: skymatch.Params = field(default_factory=skymatch.Params)
     outlier_detection: outlier_detection.Params = field(default_factory=outlier_detection.Params)
     resample: resample.Params = field(default_factory=resample.Params)
     skip: frozenset[str] = frozenset()
 
 
-STAGES: Mapping[str, Any] = {"outlier_detection": outlier_detection, "resample": resample}
+STAGES: Mapping[str, Any] = {
+    "assign_mtwcs": assign_mtwcs,
+    "tweakreg": tweakreg,
+    "skymatch": skymatch,
+    "outlier_detection": outlier_detection,
+    "resample": resample,
+}
 
 
 def applicable(obs: Observation) -> list[str]:
