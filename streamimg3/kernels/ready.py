@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from streamimg3.kernels.blot import blot
+from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.kernels.outliers import Thresholds, resampled_outliers
 from streamimg3.kernels.pixels import add_variances
 from streamimg3.kernels.spline import basis, evaluate
-from streamimg3.kernels.weights import clipped
+from streamimg3.kernels.stars import FinderOptions, find_stars
 
 
 def _exercise() -> None:
@@ -25,7 +26,11 @@ def _exercise() -> None:
     rows = basis(np.array([0.0, 0.0, 3.0, 3.0]), 1, 0, n)
     evaluate(np.zeros((2, 2)), rows, rows)
     resampled_outliers(ones, ones, blot(ones, (0, 0), (n, n), y, x), 0.0, Thresholds())
-    clipped(lambda: [ones.ravel()])
+    unflagged = [(ones, np.zeros(ones.shape, np.bool_))]
+    clip_image(lambda: unflagged, ones.size)
+    clip_stream(lambda: unflagged)
+    noise = np.random.default_rng(1).normal(0.0, 1.0, (60, 60)).astype(np.float32)
+    find_stars(noise, np.zeros(noise.shape, np.bool_), FinderOptions(bkg_boxsize=20))
 
 
 _exercise()

@@ -12,8 +12,8 @@ from streamimg3.engine import Task
 from streamimg3.geometry import Box
 from streamimg3.kernels import pixels
 from streamimg3.kernels.blot import blot
+from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.outliers import REACH, Thresholds, resampled_outliers
-from streamimg3.kernels.weights import clipped
 from streamimg3.sky.pixmap import PixelMap
 from streamimg3.stages.layers import Layer, Setup, read_map, read_setup
 from streamimg3.stages.outlier_median import ROOT
@@ -193,9 +193,9 @@ def rms_work(task: Task, *, obs: Observation, layers: tuple[Layer, ...]) -> tupl
             box = Box(y0, 0, min(y0 + CHUNK, ny), nx)
             dq = read(obs, layer, "dq", box) if "dq" in layer.planes else np.zeros(box.shape, np.uint32)
             sci = read(obs, layer, "sci", box)
-            yield sci[pixels.usable(dq, read(obs, layer, "nan", box), layer.bad) & np.isfinite(sci)]
+            yield sci, ~(pixels.usable(dq, read(obs, layer, "nan", box), layer.bad) & np.isfinite(sci))
 
-    found = clipped(chunks)
+    found = clip_stream(chunks)
     return ((layer.exposure, found.median, found.std),)
 
 

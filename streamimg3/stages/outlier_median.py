@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from streamimg3.engine import Task
 from streamimg3.geometry import Box, TileGrid
+from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.kernels.outliers import nan_median
-from streamimg3.kernels.weights import clipped
 from streamimg3.sky.pixmap import PixelMap
 from streamimg3.stages.layers import Setup, read_setup
 from streamimg3.stages.tile_drizzle import Clock, drizzle_layers, task_memory
@@ -94,7 +94,7 @@ def threshold_tasks(setup: Setup, groups: Sequence[Group]) -> list[Task]:
     shard = 4 * setup.tile * setup.tile
     return [
         Task(
-            f"g{number:04d}", shard * (_DECODE + len(group.tiles)), shard * _DECODE,
+            f"g{number:04d}", shard * (_DECODE + 5 * len(group.tiles) // 4 + 1), shard * (_DECODE + 1),
             reads=tuple((f"{ROOT}/wht[{number}]", _box(setup, r, c).as_tuple()) for r, c, _ in group.tiles),
             item=(number, *(i for r, c, _ in group.tiles for i in (r, c))),
         )
@@ -108,15 +108,15 @@ def threshold_work(task: Task, *, obs: Observation, mark: str, maskpt: float) ->
     number, *at = task.item  # type: ignore[misc]
     boxes = [_box(setup, r, c) for r, c in zip(at[::2], at[1::2], strict=True)]
 
-    def read() -> Iterator[F4]:
+    def weights() -> Iterator[tuple[F4, NDArray[np.bool_]]]:
         for box in boxes:
-            weights = obs.window(f"{ROOT}/wht", (number,), box)
-            yield weights[np.isfinite(weights) & (weights != 0)].astype(np.float32, copy=False)
+            found = np.asarray(obs.window(f"{ROOT}/wht", (number,), box), np.float32)
+            yield found, ~np.isfinite(found) | (found == 0)
 
     if task.limit >= task.nbytes:
-        held = list(read())
-        return (clipped(lambda: held).mean * maskpt,)
-    return (clipped(read).mean * maskpt,)
+        held = list(weights())
+        return (clip_stream(lambda: held).mean * maskpt,)
+    return (clip_stream(weights).mean * maskpt,)
 
 
 # ---------------------------------------------------------------- median

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from streamimg3.engine import Task
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
+from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.outliers import nan_median, stacked_outliers
-from streamimg3.kernels.weights import clipped
 from streamimg3.stages.layers import Layer, Setup, read_setup
 from streamimg3.stages.outlier_flags import Noise
 from streamimg3.stages.tile_drizzle import Clock, raw_weights, read
@@ -60,12 +60,12 @@ def threshold_work(task: Task, *, obs: Observation, layers: tuple[Layer, ...], m
     layer = layers[task.item if isinstance(task.item, int) else task.item[0]]
     ny, nx = layer.shape
 
-    def chunks() -> Iterator[F4]:
+    def chunks() -> Iterator[tuple[F4, NDArray[np.bool_]]]:
         for y0 in range(0, ny, CHUNK):
             weight = _weight(obs, layer, Box(y0, 0, min(y0 + CHUNK, ny), nx))
-            yield weight[np.isfinite(weight) & (weight != 0)]
+            yield weight, ~np.isfinite(weight) | (weight == 0)
 
-    return (clipped(chunks).mean * maskpt,)
+    return (clip_stream(chunks).mean * maskpt,)
 
 
 # ---------------------------------------------------------------- median and flags
