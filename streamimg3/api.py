@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from streamimg3 import config
+from streamimg3 import companions, config
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB, share
 from streamimg3.engine.receipts import Ledger, digest
@@ -19,7 +19,7 @@ from streamimg3.products import export, export_preview
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
-from streamimg3.store.documents import AssociationDocument, OutputWcsDocument
+from streamimg3.store.documents import AssociationDocument
 
 __all__ = [
     "DEFAULT_MEMORY",
@@ -214,10 +214,11 @@ def plan(
         Parameters by step.
     """
     params = parameters(pipeline, settings, session.progress)
-    given = _output_wcs(params, session)
+    given = companions.output_wcs(params, session)
     obs, _ = _opened(inputs, session)
     if given is not None:
         obs.commit(given)
+    companions.bring(obs, params, session)
     return image3.plan(obs, params)
 
 
@@ -286,10 +287,11 @@ def run_settings(
     params = parameters(pipeline, settings, session.progress)
     if until is not None and until not in image3.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
-    given = _output_wcs(params, session)
+    given = companions.output_wcs(params, session)
     obs, missing = _opened(inputs, session)
     if given is not None:
         obs.commit(given)
+    companions.bring(obs, params, session)
     with session.runner(obs.url) as runner:
         if missing is not None:
             for tasks in filter(None, image3.plan(obs, params).values()):
@@ -314,12 +316,3 @@ def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation,
             obs.mend()
             return obs, None
     return _headers(names, session)
-
-
-def _output_wcs(params: image3.Params, session: Session) -> OutputWcsDocument | None:
-    """Read the user's output WCS, if there is one."""
-    if not params.resample.output_wcs:
-        return None
-    from streamimg3.formats.output_wcs import read_output_wcs
-
-    return read_output_wcs(params.resample.output_wcs, session.storage_options)

@@ -76,11 +76,12 @@ def run(
     storage_option: StorageOption = None,
     log_json: LogJson = None,
     force_ingest: Force = False,
+    offline: Annotated[bool, typer.Option("--offline", help="ask no service in the network")] = False,
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_)
     with Reporter(log_json) as reporter:
-        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest)
+        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline)
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:
@@ -108,7 +109,7 @@ def plan(
 
 
 def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool) -> None:
-    rows = [api.summary(step, tasks, session) for step, tasks in plans.items()]
+    rows = [api.summary(step, tasks, session) for step, tasks in plans.items() if tasks]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

@@ -14,9 +14,11 @@ from streamimg3.errors import InputError
 T = TypeVar("T")
 Settings = dict[str, dict[str, Any]]
 
-# parameters of the reference that have no meaning here, and why
+PIPELINE = "pipeline"  # name under which settings keep what a file says of the pipeline as a whole
+
+# parameters of the reference (some of its older versions only) that have no meaning here, and why
 _WITHOUT_MEANING = {
-    "in_memory": "memory is bounded by --memory",
+    "in_memory": "memory is bounded by --memory", "allowed_memory": "memory is bounded by --memory",
     "pre_hooks": "there are no hooks", "post_hooks": "there are no hooks",
     "output_use_model": "products are named by the association", "output_use_index": "products are named by the association",
     "output_ext": "products are FITS", "search_output_file": "products are named by the association",
@@ -25,7 +27,12 @@ _WITHOUT_MEANING = {
     "save_results": "products are always written",
     "kernel_size": "it belongs to other modes", "threshold_percent": "it belongs to other modes",
     "rolling_window_width": "it belongs to time series", "ifu_second_check": "it belongs to other modes",
+    "grow": "flags are not grown", "scale_detection": "detection is not rescaled",
+    "nlow": "all exposures enter the median", "nhigh": "all exposures enter the median",
 }  # fmt: skip
+# parameters that older versions of the reference have under another name
+_FORMER = {"tweakreg": {"min_gaia": "abs_minobj", "save_gaia_catalog": "save_abs_catalog"}}
+_GAIA = "GAIADR2"  # what align_to_gaia meant where no catalogue was named
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
@@ -63,6 +70,8 @@ def parse_value(text: str) -> Any:
 def read_file(path: str) -> Settings:
     """Read a TOML, YAML or JSON file of ``{step: {parameter: value}}``, or the reference's ASDF parameter file.
 
+    What the reference's file for a pipeline says beside its steps is kept under ``PIPELINE``, with the pipeline's name.
+
     Raises
     ------
     InputError
@@ -75,10 +84,10 @@ def read_file(path: str) -> Settings:
         raise InputError(f"{path}: cannot be read as a parameter file: {line}") from error
     if not isinstance(tree, Mapping):
         raise InputError(f"{path}: a parameter file holds steps and their parameters")
-    if isinstance(tree.get("steps"), list):  # the reference's pipeline parameter file
-        tree = {_name(step, path): step.get("parameters") or {} for step in tree["steps"]}
-    elif "parameters" in tree and "name" in tree:  # the reference's file for one step
-        tree = {_name(tree, path): tree["parameters"]}
+    if isinstance(tree.get("steps"), list):
+        tree = _of_pipeline(tree, path)
+    elif "parameters" in tree and ("name" in tree or _class(tree)):
+        tree = _of_step(tree, path)
     tree = tree.get("steps", tree)
     if not isinstance(tree, Mapping):
         raise InputError(f"{path}: a parameter file holds steps and their parameters")
@@ -88,6 +97,33 @@ def read_file(path: str) -> Settings:
             f"{path}: '{wrong[0]}' is no step with parameters: write [{wrong[0]}] and its parameters below"
         )
     return {str(k): dict(v) for k, v in tree.items()}
+
+
+def _of_pipeline(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The reference's file for a pipeline: parameters by step, and those of the pipeline itself."""
+    steps = {_name(step, path): step.get("parameters") or {} for step in tree["steps"]}
+    own = tree.get("parameters") or {}
+    if not isinstance(own, Mapping):
+        raise InputError(f"{path}: the pipeline's parameters must be names and values, not {own!r}")
+    name = tree.get("name")
+    told = {**own, **({"name": name} if isinstance(name, str) else {})}
+    return {**steps, **({PIPELINE: told} if told else {})}
+
+
+def _of_step(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The reference's file for one step, which names the step or (in older files) only its class."""
+    values = tree["parameters"]
+    if isinstance(values, Mapping):
+        values = {k: v for k, v in values.items() if k != "class"}
+    step = _name(tree, path) if "name" in tree else _step_name(_class(tree).rpartition(".")[2])
+    return {step: values}
+
+
+def _class(tree: Mapping[str, Any]) -> str:
+    """``jwst.tweakreg.TweakRegStep`` of a file for one step: beside its parameters or among them; empty = none."""
+    inside = tree["parameters"]
+    found = tree.get("class") or (inside.get("class") if isinstance(inside, Mapping) else None)
+    return found if isinstance(found, str) else ""
 
 
 def _load(path: str) -> Any:
@@ -148,15 +184,33 @@ def take_skips(settings: Settings, steps: tuple[str, ...]) -> tuple[Settings, fr
     rest: Settings = {}
     skipped = set()
     for step, values in settings.items():
-        if step not in steps:
-            raise InputError(f"unknown step '{step}'{_close(step, steps)}: the steps are {', '.join(steps)}")
+        if step not in (*steps, PIPELINE):
+            whose = f" in the parameters of {name}" if (name := settings.get(PIPELINE, {}).get("name")) else ""
+            raise InputError(f"unknown step '{step}'{whose}{_close(step, steps)}: the steps are {', '.join(steps)}")
         skip = values.get("skip", False)
         if not isinstance(skip, bool):
             raise InputError(f"{step}.skip = {skip!r}: it must be true or false")
+        if skip and step == PIPELINE:
+            raise InputError(f"{PIPELINE}.skip = true: nothing would be done; skip single steps instead")
         if skip:
             skipped.add(step)
         rest[step] = {k: v for k, v in values.items() if k != "skip"}
     return rest, frozenset(skipped)
+
+
+def pipeline_notes(settings: Settings) -> list[str]:
+    """Return what parameters of the pipeline as a whole mean here: nothing, and why.
+
+    Raises
+    ------
+    InputError
+        If one of them is unknown.
+    """
+    values = {k: v for k, v in settings.get(PIPELINE, {}).items() if k not in ("name", "skip")}
+    unknown = [name for name in values if name not in _WITHOUT_MEANING]
+    if unknown:
+        raise InputError(f"unknown parameter {PIPELINE}.{unknown[0]}: write the parameters of steps below their step")
+    return _unused(values, PIPELINE)
 
 
 def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[str]]:
@@ -167,7 +221,7 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
     params
         The frozen value.
     notes : list of str
-        Parameters of the reference that have no meaning here.
+        Parameters of the reference that have no meaning or another name here.
 
     Raises
     ------
@@ -175,17 +229,47 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
         If a parameter is unknown or of the wrong type.
     """
     hints = typing.get_type_hints(kind)
-    notes, chosen = [], {}
+    values, notes = _modern(values, step)
+    chosen, unused = {}, {}
     for name, value in values.items():
         if name in hints:
             chosen[name] = _coerce(hints[name], value, f"{step}.{name}")
         elif name in _WITHOUT_MEANING:
-            notes.append(f"{step}.{name} is not used here: {_WITHOUT_MEANING[name]}")
+            unused[name] = value
         else:
             raise InputError(
                 f"unknown parameter {step}.{name}{_close(name, hints)}: see 'streamimg3 run --help' or the README"
             )
-    return kind(**chosen), notes
+    return kind(**chosen), notes + _unused(unused, step)
+
+
+def _modern(values: Mapping[str, Any], step: str) -> tuple[dict[str, Any], list[str]]:
+    """Parameters under the names that the reference gives them now, and what was renamed; a present name wins."""
+    former, renamed, notes = _FORMER.get(step, {}), dict(values), []
+    for old in former.keys() & values.keys():
+        renamed.setdefault(former[old], renamed.pop(old))
+    notes = [f"{step}.{old} is taken as {step}.{former[old]}" for old in values if old in former]
+    if step == "tweakreg" and {"align_to_gaia", "gaia_catalog"} & values.keys():
+        wanted, catalog = renamed.pop("align_to_gaia", False), renamed.pop("gaia_catalog", _GAIA)
+        if not isinstance(wanted, bool):
+            raise InputError(f"{step}.align_to_gaia = {wanted!r}: it must be true or false")
+        if wanted:
+            renamed.setdefault("abs_refcat", catalog)
+        meant = f"{step}.abs_refcat = {renamed.get('abs_refcat') or 'none'}"
+        notes.append(f"{step}.align_to_gaia = {str(wanted).lower()} is taken as {meant}")
+    return renamed, notes
+
+
+def _unused(values: Mapping[str, Any], step: str) -> list[str]:
+    """One line for each reason why parameters are not used; those that ask for nothing need none."""
+    reasons: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value is not None and value not in ("", [], ()):
+            reasons.setdefault(_WITHOUT_MEANING[name], []).append(name)
+    return [
+        f"{step}.{', '.join(names)} {'is' if len(names) == 1 else 'are'} not used here: {why}"
+        for why, names in reasons.items()
+    ]
 
 
 def _close(word: str, known: typing.Iterable[str]) -> str:

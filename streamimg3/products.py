@@ -11,7 +11,7 @@ from streamimg3.errors import InputError
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import normalise
-from streamimg3.store.documents import AssociationDocument, CatalogDocument, RunDocument
+from streamimg3.store.documents import AlignmentDocument, AssociationDocument, CatalogDocument, RunDocument
 from streamimg3.store.layout import CHUNK
 
 _CRF_PIXEL = 48  # bytes per pixel of a band while an exposure is written
@@ -60,6 +60,8 @@ def export(
         )
     if statuses.get("source_catalog", "SKIPPED") != "SKIPPED":
         written += _catalog(obs, session, runner)
+    if statuses.get("tweakreg", "SKIPPED") != "SKIPPED":
+        written += _stars(obs, session)
     for url in written:
         session.progress.note(f"wrote {url}")
     if not written and run is None:
@@ -97,6 +99,20 @@ def _exposure_work(
 
     exposure = obs.exposures()[task.item if isinstance(task.item, int) else task.item[0]]
     return (write_crf(exposure, StepFacts.of(obs, statuses), destination, options, resident() + task.limit),)
+
+
+def _stars(obs: Observation, session: Session) -> list[str]:
+    """Write the star lists that alignment used, where the user asks for them."""
+    from streamimg3.formats.star_catalogs import export_catalogs, export_reference
+
+    document = obs.document(AlignmentDocument)
+    chosen = document.parameters if document is not None else {}
+    folder, options = normalise(session.output_dir), session.storage_options
+    written = export_catalogs(obs, folder, chosen["catalog_format"], options) if chosen.get("save_catalogs") else []
+    if chosen.get("save_abs_catalog") and chosen.get("abs_refcat"):
+        made = export_reference(obs, chosen["abs_refcat"], folder, options)
+        written += [made] if made else []
+    return written
 
 
 def _catalog(obs: Observation, session: Session, runner: Runner) -> list[str]:

@@ -41,6 +41,8 @@ class Session:
         Who is told.
     force : bool
         Ingest again although the store holds something else.
+    offline : bool
+        Ask no service in the network (files at URLs are still read).
     """
 
     store: str | None = None
@@ -50,6 +52,7 @@ class Session:
     storage_options: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     force: bool = False
+    offline: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
-from streamimg3.stages import assign_mtwcs, outlier_detection, resample, skymatch, tweakreg
+from streamimg3.stages import assign_mtwcs, outlier_detection, resample, skymatch, source_catalog, tweakreg
 from streamimg3.store import Observation
 from streamimg3.store.documents import AlignmentDocument, CatalogDocument, OutlierDocument, RunDocument, SkyDocument
 
@@ -33,6 +33,7 @@ class Params:
     skymatch: skymatch.Params = field(default_factory=skymatch.Params)
     outlier_detection: outlier_detection.Params = field(default_factory=outlier_detection.Params)
     resample: resample.Params = field(default_factory=resample.Params)
+    source_catalog: source_catalog.Params = field(default_factory=source_catalog.Params)
     skip: frozenset[str] = frozenset()
 
 
@@ -42,6 +43,7 @@ STAGES: Mapping[str, Any] = {
     "skymatch": skymatch,
     "outlier_detection": outlier_detection,
     "resample": resample,
+    "source_catalog": source_catalog,
 }
 
 
