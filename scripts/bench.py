@@ -1,8 +1,10 @@
-"""Time this package's resample beside the reference's, and beside SWarp where it is installed, in one run.
+"""Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours swarp]
+    python scripts/bench.py resample|image3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
 
-CPU seconds are user + system of the step alone, children included; wall time depends on what else the machine does.
+``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
+``scaling`` the whole pipeline on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children
+included; wall time depends on what else the machine does.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
 from metered import Cost, run_metered
 from parity_cases import FIELDS
 from peer import Peer, Value, environment, find_peer, make_field, our_command, run_peer, the_product
@@ -150,34 +153,57 @@ def print_table(rows: Sequence[Row], megapixels: float) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["resample"], help="step to time")
+    parser.add_argument("what", choices=list(SIDES), help="what to time")
     parser.add_argument("--preset", default="c", choices=sorted(FIELDS), help="field to time it on")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has the reference; default: make one")
     parser.add_argument("--work", type=Path, default=Path("parity-work"), help="folder for fields and products")
-    parser.add_argument("--sides", nargs="+", default=["peer", "ours", "swarp"], choices=["peer", "ours", "swarp"])
+    parser.add_argument(
+        "--sides", nargs="+", choices=["peer", "sparse", "ours", "swarp"], help="default: all that apply"
+    )
     parser.add_argument("--memory", default="1GiB", help="budget of this package")
-    parser.add_argument("--workers", type=int, default=1, help="workers of this package")
+    parser.add_argument("--workers", type=int, help="workers of this package; default 1 for resample, else 2")
     return parser.parse_args()
 
 
+SIDES = {
+    "resample": ("peer", "ours", "swarp"),
+    "image3": ("peer", "sparse", "ours"),
+    "scaling": ("ours",),
+}
+
+
+def bench_resample(peer: Peer, setting: Setting, sides: Sequence[str]) -> None:
+    """Time the resample step and print its table."""
+    rows: list[Row] = []
+    if "peer" in sides:
+        rows += bench_peer(peer, setting)
+    if "ours" in sides:
+        rows += bench_ours(setting)
+    program = find_swarp()
+    if "swarp" in sides and program:
+        cost = run_swarp(program, setting.association, setting.folder / "swarp")
+        rows.append(Row("SWarp LANCZOS3, SCI and WHT only", cost))
+    elif "swarp" in sides:
+        print("SWarp is not installed: its row is left out")
+    print_table(rows, input_megapixels(setting.association))
+
+
 def main() -> int:
-    """Time the sides asked for and print the table; return the exit code."""
+    """Time what is asked for and print the table; return the exit code."""
     options = arguments()
     peer = find_peer(options.work.absolute(), options.peer_python)
     folder = peer.work / "bench"
     folder.mkdir(parents=True, exist_ok=True)
-    setting = Setting(make_field(peer, FIELDS[options.preset]), folder, options.memory, options.workers)
-    rows: list[Row] = []
-    if "peer" in options.sides:
-        rows += bench_peer(peer, setting)
-    if "ours" in options.sides:
-        rows += bench_ours(setting)
-    program = find_swarp()
-    if "swarp" in options.sides and program:
-        rows.append(Row("SWarp LANCZOS3, SCI and WHT only", run_swarp(program, setting.association, folder / "swarp")))
-    elif "swarp" in options.sides:
-        print("SWarp is not installed: its row is left out")
-    print_table(rows, input_megapixels(setting.association))
+    sides = options.sides or SIDES[options.what]
+    if options.what == "resample":
+        association = make_field(peer, FIELDS[options.preset])
+        bench_resample(peer, Setting(association, folder, options.memory, options.workers or 1), sides)
+        return 0
+    budget = Budget(options.memory, options.workers or 2)
+    if options.what == "scaling":
+        bench_scaling(peer, sides, budget)
+    else:
+        print_runs(list(bench_preset(peer, options.preset, sides, budget)))
     return 0
 
 

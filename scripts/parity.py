@@ -1,7 +1,9 @@
 """Lay this package's products beside those of the reference pipeline, pixel by pixel and keyword by keyword.
 
-    python scripts/parity.py resample [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
+    python scripts/parity.py resample|image3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
 
+``resample`` compares mosaics made with many parameters; ``image3`` runs the whole pipeline and judges the checklist of
+its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
 The reference's products are cached in the work directory, so a second run repeats only this package's side.
 Exit code 0: everything within tolerance.  1: something is not.
 """
@@ -14,9 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from compare_products import Finding, PlaneResult, compare_headers, compare_planes
-from parity_cases import CASES, FIELDS, SMALL, Case
+from parity_cases import CASES, FIELDS, IMAGE3, IMAGE3_SMALL, SMALL, Case
+from parity_image3 import judge_cases, report, run_peers
 from peer import Peer, call, find_peer, make_field, our_command, peer_product, the_product
+from scores import score_fields
 
+NAMES = {"resample": tuple(CASES), "image3": tuple(IMAGE3), "scores": ("a", "b")}
+FEW = {"resample": SMALL, "image3": IMAGE3_SMALL, "scores": ("a",)}
 MOST_FINDINGS = 25
 COLUMNS = "{:<22} {:<12} {:>10} {:>8} {:>8} {:>9}  {}"
 
@@ -92,27 +98,8 @@ def print_allowed(findings: Sequence[Finding]) -> None:
         print(f"    {finding.text()}  -- {finding.reason}")
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["resample"], help="step to compare")
-    parser.add_argument("--peer-python", type=Path, help="interpreter that has the reference; default: make one")
-    parser.add_argument("--work", type=Path, default=Path("parity-work"), help="folder for fields and products")
-    parser.add_argument("--cases", nargs="+", choices=sorted(CASES), metavar="NAME", help=", ".join(CASES))
-    parser.add_argument("--small", action="store_true", help="the few minutes' subset: " + ", ".join(SMALL))
-    parser.add_argument("--peer-only", action="store_true", help="only run the reference and keep its products")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Run the cases asked for; return the exit code."""
-    options = arguments()
-    names = options.cases or (SMALL if options.small else tuple(CASES))
-    peer = find_peer(options.work.absolute(), options.peer_python)
-    if options.peer_only:
-        for name in names:
-            print(f"{name}: {prepare(peer, CASES[name])[2]}", flush=True)
-        return 0
+def check_resample(peer: Peer, names: Sequence[str]) -> bool:
+    """Compare the mosaics of the cases; return whether all are within tolerance."""
     print(COLUMNS.format("case", "plane", "pixels", "differ", "max ulp", "NaN equal", "verdict"), flush=True)
     results = [check(peer, CASES[name]) for name in names]
     print_allowed([finding for _, findings in results for finding in findings])
@@ -120,7 +107,46 @@ def main() -> int:
     print(f"\n{len(names) - len(failed)} of {len(names)} cases within tolerance")
     if failed:
         print("not within tolerance: " + " ".join(failed))
-    return 1 if failed else 0
+    return not failed
+
+
+def peer_only(peer: Peer, what: str, names: Sequence[str]) -> None:
+    """Run the reference alone and say where its products are."""
+    folders = run_peers(peer, names) if what == "image3" else (prepare(peer, CASES[name])[2] for name in names)
+    for folder in folders:
+        print(folder, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=["resample", "image3", "scores"], help="what to compare")
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has the reference; default: make one")
+    parser.add_argument("--work", type=Path, default=Path("parity-work"), help="folder for fields and products")
+    parser.add_argument(
+        "--cases", nargs="+", metavar="NAME", help="; ".join(f"{k}: {', '.join(v)}" for k, v in NAMES.items())
+    )
+    parser.add_argument("--small", action="store_true", help="the few minutes' subset")
+    parser.add_argument("--peer-only", action="store_true", help="only run the reference and keep its products")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the cases asked for; return the exit code."""
+    options = arguments()
+    names = options.cases or (FEW[options.what] if options.small else NAMES[options.what])
+    if unknown := [name for name in names if name not in NAMES[options.what]]:
+        print(f"unknown cases: {' '.join(unknown)}; known are {' '.join(NAMES[options.what])}")
+        return 2
+    peer = find_peer(options.work.absolute(), options.peer_python)
+    if options.peer_only and options.what != "scores":
+        peer_only(peer, options.what, names)
+        return 0
+    if options.what == "image3":
+        return 0 if report(list(judge_cases(peer, names))) else 1
+    if options.what == "scores":
+        return 0 if score_fields(peer, names) else 1
+    return 0 if check_resample(peer, names) else 1
 
 
 if __name__ == "__main__":

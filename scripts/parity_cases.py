@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from peer import Field, Value
+from peer import Field, Steps, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ def _field(name: str, kit: str, ours: str, border: int = 0, members: int = 0) ->
     return Field(name, tuple(kit.split()), tuple(ours.split()), border, members)
 
 
+_PAIR = "--detectors NRCB1 NRCB2 --nx 512 --ny 512"
 _SPARSE = "--stars-arcsec2 0.2 --gals-arcsec2 0.1 --extended 0 --dither-arcsec 1.0"
 _MIRI = "--detectors MIRIMAGE --filter F770W --n-dither 4 --name jw01234-o001_t001_miri_f770w"
 
@@ -52,6 +53,17 @@ FIELDS = {
         _field("miri-cut", f"{_MIRI} --nx 256 --ny 256", "--instrument MIRI --size 256", border=4),
         _field("niriss", "--detectors NIS --nx 512 --ny 512 --n-dither 4 --name jw01234-o001_t001_niriss_clear-f200w",
                "--instrument NIRISS"),
+        _field("moving", "--preset a --moving", ""),
+        _field("pairs", f"{_PAIR} --n-dither 3 --name jw01234-o001_t001_nircam_clear-f200w-pairs",
+               "--detectors 2 --size 512 --dithers 3"),
+        _field("pair", f"{_PAIR} --n-dither 1 --name jw01234-o001_t001_nircam_clear-f200w-pair",
+               "--detectors 2 --size 512 --dithers 1"),
+        *(
+            _field(f"grow{3 * x * y}", f"--nx 512 --ny 512 --n-dither 3 --mosaic {x} {y} "
+                   f"--name jw01234-o001_t001_nircam_clear-f200w-grow{3 * x * y}",
+                   f"--size 512 --dithers 3 --pointings {y} {x}")
+            for x, y in ((2, 1), (4, 2), (8, 4))
+        ),
         # Cut-outs of four detectors do not touch on the sky: a footprint of several polygons, DETECTOR=MULTIPLE.
         _field("detectors", f"--detectors NRCB1 NRCB2 NRCB3 NRCB4 --nx 192 --ny 192 --n-dither 2 {_SPARSE} "
                "--name jw01234-o001_t001_nircam_clear-f200w-detectors", "--detectors 4 --size 192 --dithers 2"),
@@ -98,3 +110,115 @@ CASES = {
 }
 
 SMALL = ("default", "rotation-0-ratio-0.5", "pixfrac-0.6", "turbo", "window", "miri-cut")
+
+
+@dataclasses.dataclass(frozen=True)
+class Image3Case:
+    """One side-by-side run of the whole pipeline.
+
+    Attributes
+    ----------
+    name : str
+        Name in the table and on the command line.
+    field : str
+        Key of `FIELDS`.
+    steps : mapping
+        Parameters by step, the same for both sides.
+    """
+
+    name: str
+    field: str = "a"
+    steps: Steps = dataclasses.field(default_factory=dict)
+
+
+# What both sides keep so that more can be compared than the final products
+_KEPT: Steps = {"tweakreg": {"save_catalogs": True}, "outlier_detection": {"save_intermediate_results": True}}
+# The reference evaluates every pixel's position, this package interpolates unless it is told not to
+EXACT: Steps = {"outlier_detection": {"pixmap_stepsize": 1}, "resample": {"pixmap_stepsize": 1}}
+
+IMAGE3 = {
+    case.name: case
+    for case in (
+        Image3Case("a", steps=_KEPT),
+        Image3Case("pairs", "pairs", _KEPT),
+        Image3Case("one", "one"),
+        Image3Case("pair", "pair"),
+        Image3Case("moving", "moving"),
+        Image3Case("b", "b"),
+        Image3Case("sky", steps={"tweakreg": {"skip": True}}),
+        Image3Case("skip", steps={"tweakreg": {"skip": True}, "skymatch": {"skip": True}}),
+        Image3Case("dao", steps={"tweakreg": {"save_catalogs": True, "starfinder": "dao"}}),
+        Image3Case("segmentation", steps={"tweakreg": {"save_catalogs": True, "starfinder": "segmentation"}}),
+        Image3Case("separation", steps={"tweakreg": {"separation": 0.5}}),
+        Image3Case("minobj", steps={"tweakreg": {"minobj": 1000}}),
+        Image3Case("shift", steps={"tweakreg": {"fitgeometry": "shift"}}),
+        Image3Case("rscale", steps={"tweakreg": {"fitgeometry": "rscale"}}),
+        Image3Case("general", steps={"tweakreg": {"fitgeometry": "general"}}),
+        Image3Case("subtract", steps={"skymatch": {"subtract": True}}),
+        Image3Case("global", steps={"skymatch": {"skymethod": "global"}}),
+        Image3Case("global-match", steps={"skymatch": {"skymethod": "global+match"}}),
+        Image3Case("local", steps={"skymatch": {"skymethod": "local"}}),
+        Image3Case("no-resample", steps={"outlier_detection": {"resample_data": False}}),
+        Image3Case("ratio", steps={"resample": {"pixel_scale_ratio": 0.5}}),
+        Image3Case("no-source", steps={"source_catalog": {"snr_threshold": 1e9}}),
+    )
+}
+
+IMAGE3_SMALL = ("a",)
+
+# (HDU or "*", keyword) -> why headers of the two sides may differ there.
+ALLOWED = {
+    ("*", "DATE"): "time of writing",
+    ("PRIMARY", "CAL_VER"): "version of the program that wrote the product",
+    ("PRIMARY", "CAL_VCS"): "version control state of the program that wrote the product",
+    ("PRIMARY", "CRDS_VER"): "reference-file client, not used here",
+    ("PRIMARY", "CRDS_CTX"): "reference-file context, not used here",
+    ("PRIMARY", "S3VER"): "version of this package, which the reference has no keyword for",
+    ("HDRTAB", "CAL_VER"): "the reference stamps its own release into its inputs before it tabulates them",
+    ("HDRTAB", "CAL_VCS"): "the reference stamps its own release into its inputs before it tabulates them",
+    ("ASDF", "NAXIS1"): "length of the metadata tree",
+    ("ASDF", "TFORM1"): "length of the metadata tree",
+    **{
+        ("SCI", f"{name}_{powers}"): "linear terms of the inverse polynomial: without them it is not the inverse"
+        for name in ("AP", "BP")
+        for powers in ("0_1", "1_0")
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deliberate:
+    """A difference that is there on purpose, or that no two programs can be without.
+
+    Attributes
+    ----------
+    line : int
+        The statement of the checklist that does not hold to the letter.
+    cases : tuple of str
+        Where.
+    limit : float
+        How large the difference may be (in the measurement's own figure of size).
+    reason : str
+        Why.
+    """
+
+    line: int
+    cases: tuple[str, ...]
+    limit: float
+    reason: str
+
+
+_NOISE = (
+    "two fits of the same stars are 1e-10 arcsec apart; overlaps are drawn with vertices rounded from half pixels, so that "
+    "noise decides on a row of pixels more or less (case sky, without a fit, is exact)"
+)
+_FOLLOWS = "follows from the sky levels, and from pixel maps that are 1e-8 px apart (cases sky and skip are exact)"
+_ALIGNED = ("a", "pairs", "b", "moving", "global-match", "local", "global", "subtract")
+
+DELIBERATE = (
+    Deliberate(19, _ALIGNED, 1e-2, _NOISE),
+    Deliberate(20, _ALIGNED, 1e-2, _NOISE),
+    Deliberate(23, _ALIGNED, 1e-2, _NOISE),
+    Deliberate(38, _ALIGNED, 1e-3, _FOLLOWS),
+    Deliberate(40, _ALIGNED, 1e-3, _FOLLOWS),
+)

@@ -21,6 +21,10 @@ RUNNER = Path(__file__).resolve().with_name("peer_runner.py")
 SKIPPED_STEPS = ("tweakreg", "skymatch", "outlier_detection", "source_catalog")
 
 Value = bool | int | float | str | list[int] | list[float]
+Steps = Mapping[str, Mapping[str, Value]]  # step -> parameter -> value
+MOVING = """import dataclasses, sys
+from streamimg3.formats.simulate import presets, simulate
+simulate(sys.argv[1], dataclasses.replace(presets["a"], moving=True))"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Field:
     kit : tuple of str
         Arguments of ``simjwst.py`` (used when the environment variable ``STREAMIMG3_PEER_KIT`` names its folder).
     ours : tuple of str
-        Arguments of ``python -m streamimg3 simulate``.
+        Arguments of ``python -m streamimg3 simulate``; none = preset a with a target that moves.
     border : int
         Columns to take out of the WCS bounding box left and right of what ``simjwst.py`` wrote.
     members : int
@@ -63,10 +67,14 @@ class Peer:
         RuntimeError
             If the reference fails; the message names the log.
         """
+        call(self.command(job, folder), folder / "log.txt", folder)
+
+    def command(self, job: Mapping[str, object], folder: Path) -> list[str]:
+        """Write a job of ``peer_runner.py`` into `folder`, and return the command line that does it."""
         folder.mkdir(parents=True, exist_ok=True)
         job_file = folder / "job.json"
         job_file.write_text(json.dumps({**job, "crds_cache": str(self.work / "crds")}, indent=1))
-        call([str(self.python), str(RUNNER), str(job_file)], folder / "log.txt", folder)
+        return [str(self.python), str(RUNNER), str(job_file)]
 
 
 def call(command: Sequence[str], log: Path, folder: Path) -> None:
@@ -123,6 +131,8 @@ def make_field(peer: Peer, field: Field) -> Path:
             _simulate_with_kit(peer, field, Path(kit), folder)
         else:
             command = [sys.executable, "-m", "streamimg3", "simulate", str(folder), *arguments]
+            if not arguments:
+                command = [sys.executable, "-c", MOVING, str(folder)]
             call(command, folder / "log.txt", folder)
         if field.members:
             _keep_first_members(_association(folder), field.members)
@@ -172,7 +182,7 @@ def peer_product(peer: Peer, name: str, association: Path, resample: Mapping[str
         output WCS as a custom ``output_wcs`` file).
     """
     folder = peer.work / "peer" / name
-    key = _case_key(association, resample)
+    key = _case_key(association, dict(resample))
     stamp = folder / "key"
     if not (stamp.exists() and stamp.read_text() == key):
         run_peer(peer, folder, association, resample)
@@ -194,9 +204,48 @@ def run_peer(peer: Peer, folder: Path, association: Path, resample: Mapping[str,
     peer.run(job, folder)
 
 
-def _case_key(association: Path, resample: Mapping[str, Value]) -> str:
+def peer_image3(peer: Peer, name: str, association: Path, steps: Steps) -> Path:
+    """Run the whole reference pipeline on one case, or find its cached products.
+
+    Returns
+    -------
+    Path
+        The folder ``WORK/peer/image3-NAME`` with all products, ``metrics.json`` (cost of every step) and ``log.txt``.
+    """
+    folder = peer.work / "peer" / f"image3-{name}"
+    key = _case_key(association, steps)
+    stamp = folder / "key"
+    if not (stamp.exists() and stamp.read_text() == key):
+        run_peer_image3(peer, folder, association, steps)
+        stamp.write_text(key)
+    return folder
+
+
+def run_peer_image3(peer: Peer, folder: Path, association: Path, steps: Steps) -> None:
+    """Run the whole reference pipeline into an emptied `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    given = with_references(peer, steps)
+    job: dict[str, object] = {"asn": str(association), "output_dir": str(folder), "steps": given}
+    peer.run({**job, "metrics": str(folder / "metrics.json")}, folder)
+
+
+def with_references(peer: Peer, steps: Steps) -> dict[str, dict[str, Value]]:
+    """The parameters with the catalogue step's reference files, which are made on first use."""
+    folder = peer.work / "references"
+    if not (folder / "abvegaoffset.asdf").exists():
+        peer.run({"references": str(folder)}, folder)
+    files: dict[str, Value] = {
+        "override_apcorr": str(folder / "apcorr.fits"),
+        "override_abvegaoffset": str(folder / "abvegaoffset.asdf"),
+    }
+    given = {step: dict(values) for step, values in steps.items()}
+    return {**given, "source_catalog": {**files, **given.get("source_catalog", {})}}
+
+
+def _case_key(association: Path, parameters: object) -> str:
     recipe = (association.parent / "recipe.json").read_text()
-    text = json.dumps([PEER_REQUIREMENTS, str(association), recipe, dict(resample)], sort_keys=True)
+    text = json.dumps([PEER_REQUIREMENTS, str(association), recipe, parameters], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -223,3 +272,11 @@ def our_command(association: Path, store: Path, resample: Mapping[str, Value]) -
     for step in SKIPPED_STEPS:
         command += ["--set", f"{step}.skip=true"]
     return command + set_options("resample", resample)
+
+
+def our_image3(association: Path, store: Path, steps: Steps) -> list[str]:
+    """Command line that runs all of this package's image3 on `association`."""
+    command = [sys.executable, "-m", "streamimg3", "run", "image3", str(association), "--store", str(store)]
+    for step, parameters in steps.items():
+        command += set_options(step, parameters)
+    return command

@@ -3,12 +3,14 @@
     python peer_runner.py JOB.json
 
 JOB.json holds ``asn`` (path), ``output_dir``, ``steps`` (step -> parameter -> value), ``metrics`` (file to write) and
-optionally ``wcs_file`` (write the output WCS of the mosaic there, as a custom ``output_wcs`` file) or, without ``asn``,
-``shrink`` (list of exposures whose WCS bounding box loses ``border`` columns left and right).
+optionally ``wcs_file`` (write the output WCS of the mosaic there, as a custom ``output_wcs`` file); or, without ``asn``,
+``shrink`` (list of exposures whose WCS bounding box loses ``border`` columns left and right), or ``references`` (folder
+for the reference files that source_catalog needs).
 """
 
 import importlib
 import json
+import math
 import os
 import resource
 import sys
@@ -35,6 +37,8 @@ CRDS_CONFIG = {
     "reference_url": {},
     "mapping_url": {},
 }
+FILTERS = ["F115W", "F150W", "F200W", "F277W", "F356W", "F444W"]
+SIGMA = 1.0  # px
 
 
 def go_offline(cache: Path) -> None:
@@ -100,16 +104,18 @@ def meter_step(cls: Any, name: str, meter: Meter) -> None:
 
 
 def run_image3(job: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Run ``calwebb_image3`` as the job says; return the cost of the resample step and of the whole."""
+    """Run ``calwebb_image3`` as the job says; return the cost of every step and of the whole."""
     pipeline = importlib.import_module("jwst.pipeline").Image3Pipeline
     meter = Meter()
-    meter_step(pipeline.step_defs["resample"], "resample", meter)
-    started = resource.getrusage(resource.RUSAGE_SELF)
+    for name, step in pipeline.step_defs.items():
+        meter_step(step, name, meter)
+    started, begun = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     pipeline.call(job["asn"], steps=job["steps"], save_results=True, output_dir=job["output_dir"])
     ended = resource.getrusage(resource.RUSAGE_SELF)
     meter.stop()
     cpu = ended.ru_utime - started.ru_utime + ended.ru_stime - started.ru_stime
-    meter.records["pipeline"] = {"cpu_s": cpu, "peak_rss": float(ended.ru_maxrss) * 1024}
+    wall = time.monotonic() - begun
+    meter.records["pipeline"] = {"cpu_s": cpu, "wall_s": wall, "peak_rss": float(ended.ru_maxrss) * 1024}
     return meter.records
 
 
@@ -121,6 +127,35 @@ def write_output_wcs(product: Path, target: Path) -> None:
         scale = float(model.meta.photometry.pixelarea_arcsecsq) ** 0.5
         tree = {"wcs": model.meta.wcs, "array_shape": list(model.data.shape), "pixel_scale": scale}
         asdf.AsdfFile(tree).write_to(str(target))
+
+
+def write_references(folder: Path) -> None:
+    """Write aperture corrections of a Gaussian image, and magnitude offsets, for NIRCam's wide filters.
+
+    Radii are in pixels.  What the numbers are does not matter where two programs read the same ones.
+    """
+    datamodels = importlib.import_module("stdatamodels.jwst.datamodels")
+    numpy = importlib.import_module("numpy")
+    table = importlib.import_module("astropy.table").Table
+    folder.mkdir(parents=True, exist_ok=True)
+    fractions = [n / 10 for n in range(1, 9)]
+    rows = [
+        (name, "CLEAR", f, SIGMA * math.sqrt(-2 * math.log(1 - f)), 1 / f, 16.0, 26.0)
+        for name in FILTERS
+        for f in fractions
+    ]
+    numbers = [(name, "f4") for name in ("eefraction", "radius", "apcorr", "skyin", "skyout")]
+    apertures = datamodels.NrcImgApcorrModel()
+    apertures.apcorr_table = numpy.array(rows, dtype=[("filter", "S12"), ("pupil", "S15"), *numbers])
+    offsets = datamodels.ABVegaOffsetModel()
+    values = numpy.linspace(0.8, 3.2, len(FILTERS)).astype("f4")
+    offsets.abvega_offset = table({"filter": FILTERS, "pupil": ["CLEAR"] * len(FILTERS), "abvega_offset": values})
+    for model, kind, name in ((apertures, "APCORR", "apcorr.fits"), (offsets, "ABVEGAOFFSET", "abvegaoffset.asdf")):
+        meta = model.meta
+        meta.instrument.name, meta.telescope, meta.reftype = "NIRCAM", "JWST", kind
+        meta.author, meta.description, meta.pedigree = "parity", "made up", "DUMMY"
+        meta.useafter = "2020-01-01T00:00:00"
+        model.save(str(folder / name))
 
 
 def shrink_bounding_box(path: Path, border: int) -> None:
@@ -145,6 +180,9 @@ def main() -> None:
     if "shrink" in job:
         for name in job["shrink"]:
             shrink_bounding_box(Path(name), int(job["border"]))
+        return
+    if "references" in job:
+        write_references(Path(job["references"]))
         return
     records = run_image3(job)
     if job.get("wcs_file"):

@@ -246,9 +246,13 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
 def _modern(values: Mapping[str, Any], step: str) -> tuple[dict[str, Any], list[str]]:
     """Parameters under the names that the reference gives them now, and what was renamed; a present name wins."""
     former, renamed, notes = _FORMER.get(step, {}), dict(values), []
-    for old in former.keys() & values.keys():
-        renamed.setdefault(former[old], renamed.pop(old))
-    notes = [f"{step}.{old} is taken as {step}.{former[old]}" for old in values if old in former]
+    for old, new in former.items():
+        if old in renamed:
+            value = renamed.pop(old)
+            notes.append(
+                f"{step}.{old} is taken as {step}.{new}" if new not in renamed else f"{step}.{new} wins over {old}"
+            )
+            renamed.setdefault(new, value)
     if step == "tweakreg" and {"align_to_gaia", "gaia_catalog"} & values.keys():
         wanted, catalog = renamed.pop("align_to_gaia", False), renamed.pop("gaia_catalog", _GAIA)
         if not isinstance(wanted, bool):

@@ -274,7 +274,10 @@ def test_no_exposure_time_is_no_weight(command: CommandLine, files: list[Path], 
         ("resample.tile=3", ("tile", "3", "16")),
         ("pixfrac=0.5", ("pixfrac=0.5", "step.parameter=value")),
         ("resample.good_bits=NO_SUCH_FLAG", ("NO_SUCH_FLAG",)),
-        ("skymatch.lower=0", ("skymatch", "does not have")),
+        ("skymatch.colour=0", ("skymatch.colour", "unknown parameter")),
+        ("tweakreg.starfinder=psf", ("tweakreg.starfinder", "psf", "iraf")),
+        ("outlier_detection.snr=5", ("outlier_detection.snr", "2 numbers")),
+        ("source_catalog.connectivity=5", ("source_catalog.connectivity", "4 or 8")),
     ],
 )
 def test_bad_parameter_is_one_line(
@@ -312,15 +315,6 @@ def test_usage(command: CommandLine) -> None:
     assert command("run", "image3", "x.fits", "--memry", "1GiB").code == BAD
     assert command("run", "image3").code == BAD
     _is_one_clear_line(command("run", "image4", "x.fits"), BAD, "image4", "image3")
-
-
-def test_steps_to_come_are_named_and_refused(command: CommandLine, ingested: Observation, tmp_path: Path) -> None:
-    """Steps that this version lacks are never left out silently; the line says how to run without them."""
-    said = command("run", "image3", ingested.url, "--output-dir", tmp_path, "--set", "tweakreg.skip=true")
-    absent = ("skymatch", "outlier_detection", "source_catalog")
-    _is_one_clear_line(said, BAD, *absent, *(f"--set {step}.skip=true" for step in absent))
-    assert "tweakreg" not in said.err
-    assert not _products(tmp_path)
 
 
 def test_spellings_of_a_parameter(command: CommandLine, ingested: Observation, tmp_path: Path) -> None:

@@ -45,16 +45,7 @@ HOUSE = {
     "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
     "report": room("geometry sky store", "numpy matplotlib jinja2"),
 }
-FREE = {
-    "api",
-    "config",
-    "cli",
-    "products",
-    "progress",
-    "session",
-    "__init__",
-    "__main__",
-}  # the faces, which put everything together
+FREE = {"api", "companions", "config", "cli", "products", "progress", "session", "__init__", "__main__"}  # the faces
 LEAVES = {"errors": room()}
 XARRAY = "store.xarray_view"  # the only module of the store that may import xarray
 

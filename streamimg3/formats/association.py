@@ -22,6 +22,8 @@ from streamimg3.formats.names import (
 
 _TABLES = (".json", ".yaml", ".yml")
 _LEVEL2 = re.compile(r"lv2|level2|(image|spec|tso|wfs-image)-?2\b", re.IGNORECASE)
+_COMBINED = ("science", "psf")  # roles that have a place in a level-3 product
+_NOTHING = ("", "null", "none")  # what stands where an exposure has no trouble
 
 JSON: TypeAlias = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 
@@ -66,6 +68,8 @@ class Association:
         Association id, pool name, and file name of the association; None for bare files.
     program, target, asn_type : str or None
         As the association says.
+    notes : tuple of str
+        What the association holds that is not used, and trouble that it reports.
     """
 
     product: str
@@ -76,6 +80,7 @@ class Association:
     program: str | None = None
     target: str | None = None
     asn_type: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def science(self) -> tuple[Member, ...]:
@@ -110,7 +115,7 @@ def read_inputs(inputs: Sequence[str], options: Mapping[str, str]) -> Associatio
         raise InputError("no input given: name an association, FITS files, folders or patterns")
     if tables and len(inputs) > 1:
         raise InputError(f"{tables[0]}: is an association and must be the only input; {len(inputs)} were given")
-    association = _from_table(absolute(tables[0]), options) if tables else _from_files(inputs, options)
+    association = read_table(absolute(tables[0]), options) if tables else _from_files(inputs, options)
     check_members(association, options)
     return association
 
@@ -146,7 +151,21 @@ def check_members(association: Association, options: Mapping[str, str], exptype:
         )
 
 
-def _from_table(url: str, options: Mapping[str, str]) -> Association:
+def read_table(url: str, options: Mapping[str, str]) -> Association:
+    """Read an association; its members need not exist.
+
+    Parameters
+    ----------
+    url : str
+        Absolute local path or fsspec URL of the table (``.json .yaml .yml``).
+    options : mapping of str to str
+        Storage options for remote URLs.
+
+    Raises
+    ------
+    InputError
+        If it is unreadable or no association, or has no science member.
+    """
     content = _parse(read_text(url, options), url)
     if not isinstance(content, dict) or not isinstance(products := content.get("products"), list) or not products:
         raise InputError(f"{url}: is not an association (it has no list of products)")
@@ -166,11 +185,40 @@ def _from_table(url: str, options: Mapping[str, str]) -> Association:
         program=_text(content, "program"),
         target=_text(content, "target"),
         asn_type=_text(content, "asn_type"),
+        notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), _COMBINED),
     )
     if not association.science:
         kinds = ", ".join(sorted({member.exptype for member in members}))
         raise InputError(f"{url}: has no member of exptype science (only {kinds})")
     return association
+
+
+def _notes(
+    content: Mapping[str, JSON], used: Sequence[JSON], label: str, roles: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """What is not used of an association, and trouble that it reports; ``roles`` are those with a place, None = all."""
+    notes = []
+    products = content["products"]
+    if isinstance(products, list) and len(products) > len(used):
+        notes.append(
+            f"{label}: holds {len(products)} products; only the first is made, the others need associations of their own"
+        )
+    listed = [m for p in used if isinstance(p, dict) and isinstance(found := p.get("members"), list) for m in found]
+    entries = [m for m in listed if isinstance(m, dict)]
+    others = Counter(str(m.get("exptype")).strip().lower() for m in entries)
+    if roles is not None:
+        notes += [
+            f"{label}: {n} members of exptype {role} are not used" for role, n in others.items() if role not in roles
+        ]
+    for entry in entries:
+        if (trouble := _text(entry, "exposerr")) is not None and trouble.strip().lower() not in _NOTHING:
+            notes.append(
+                f"{label}: {_text(entry, 'expname')} is marked with an error ({trouble}) and used nevertheless"
+            )
+    state = _text(content, "degraded_status") or ""
+    if state.strip().lower() not in _NOTHING and not state.lower().startswith("no known degraded"):
+        notes.append(f"{label}: its exposures are marked as degraded ({state})")
+    return tuple(notes)
 
 
 def _parse(text: str, url: str) -> JSON:

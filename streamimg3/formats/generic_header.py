@@ -10,7 +10,6 @@ from astropy.io import fits
 
 from streamimg3.formats.blend import Value, card_values, merge, readable_cards
 from streamimg3.formats.i2d_header import (
-    Changes,
     Headers,
     Mosaic,
     decided,
@@ -22,6 +21,8 @@ from streamimg3.formats.i2d_header import (
     present,
     total_of,
 )
+from streamimg3.formats.step_facts import Changes, StepFacts
+from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure
 
 _EXPOSURE_TIMES = ("EXPTIME", "XPOSURE", "EFFEXPTM", "EXPOSURE", "EXP_TIME", "TEXPTIME", "ITIME")
@@ -41,14 +42,29 @@ _WCS = re.compile(
 )
 
 
-def generic_rows(exposures: Sequence[Exposure]) -> list[dict[str, Value]]:
-    """Return keyword -> value of every exposure; what is in both headers is the image's own."""
+def is_wcs(keyword: str) -> bool:
+    """Whether a keyword belongs to the WCS, or is derived from it."""
+    return _WCS.fullmatch(keyword) is not None
+
+
+def generic_rows(exposures: Sequence[Exposure], facts: StepFacts) -> list[dict[str, Value]]:
+    """Return keyword -> value of every exposure as the steps left it; what is in both headers is the image's own."""
     rows = []
     for exposure in exposures:
         merged = card_values(exposure.cards("primary")) | card_values(exposure.cards("sci"))
         simple = {k: v for k, v in merged.items() if len(k) <= 8 and not _STRUCTURE.fullmatch(k)}
-        rows.append({"FILENAME": exposure.record.filename, **simple})
+        rows.append({"FILENAME": exposure.record.filename, **simple, **_seen(exposure, facts)})
     return rows
+
+
+def _seen(exposure: Exposure, facts: StepFacts) -> dict[str, Value]:
+    """What the steps changed in the keywords of an exposure."""
+    primary, sci = facts.exposure(exposure.record)
+    found = present({k: v for k, v in {**primary, **sci}.items() if k != "DATE"})
+    if exposure.correction is not None and exposure.record.wcs_kind == "fits":
+        corrected = card_values(exposure.wcs.cards().partition(Wcs.TABLES)[0].decode("ascii"))
+        found |= {k: v for k, v in corrected.items() if is_wcs(k)}
+    return found
 
 
 def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Headers:
@@ -82,7 +98,7 @@ def generic_headers(mosaic: Mosaic, rows: Sequence[Mapping[str, Value]]) -> Head
 def _plain(cards: str) -> Iterator[fits.Card]:
     """Yield the cards without structure and WCS, in standard form (long keywords as they are)."""
     for card in readable_cards(cards):
-        if not (_STRUCTURE.fullmatch(card.keyword) or _WCS.fullmatch(card.keyword)):
+        if not (_STRUCTURE.fullmatch(card.keyword) or is_wcs(card.keyword)):
             yield make_card(card.keyword, card.value, {card.keyword: card.comment}) if len(card.keyword) <= 8 else card
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import sys
@@ -14,17 +13,17 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
+from streamimg3.formats.asdf_tree import asdf_unit, put
 from streamimg3.formats.blend import Column, generic_table, jwst_table, packed
 from streamimg3.formats.fits_stream import Image, Unit, Whole, primary, table, write_units
 from streamimg3.formats.generic_header import generic_headers, generic_rows
-from streamimg3.formats.i2d_header import OWN_KEYWORD, Headers, Mosaic, jwst_headers, jwst_rows
+from streamimg3.formats.i2d_header import Headers, Mosaic, jwst_headers, jwst_rows
 from streamimg3.formats.names import absolute, common_root, is_remote
 from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
+from streamimg3.formats.step_facts import StepFacts
 from streamimg3.geometry import Box
-from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.store import Observation
-from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
-from streamimg3.store.layout import PLANES
+from streamimg3.store.documents import AssociationDocument, ResampleDocument
 
 _EXTENSIONS = {
     "sci": "SCI",
@@ -36,11 +35,9 @@ _EXTENSIONS = {
     "var_rnoise": "VAR_RNOISE",
     "var_flat": "VAR_FLAT",
 }
-_TREE_NAMES = {"sci": "data"}
 # Memory of the writer, measured: a band being written and one being read, ten times a shard's share of it in the codec
 _BANDS, _CODEC, _SPARE = 2, 10, 16 * 2**20
 _LEAST = 16  # rows of a band, however small the memory
-_NDARRAY = "tag:stsci.edu:asdf/core/ndarray-1.1.0"
 
 
 def export_i2d(
@@ -110,56 +107,68 @@ def _mosaic(obs: Observation, document: ResampleDocument, url: str, statuses: Ma
     everything = obs.exposures()
     chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
     name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
-    return Mosaic(document, chosen, name, statuses, obs.document(AssociationDocument), obs.document(SkyDocument))
+    return Mosaic(document, chosen, name, StepFacts.of(obs, statuses))
 
 
 def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:
     """All header-data units in order; of the pixels, only where to read them."""
-    headers, columns = _described(mosaic)
-    units: list[Unit] = [primary(headers.primary)]
-    units += _images(obs, mosaic.document, {"SCI": headers.sci, "ERR": headers.err}, limit)
+    headers, columns = described(mosaic)
+    units: list[Unit] = [primary(headers.primary), *_images(obs, mosaic.document, headers, limit)]
     if columns:
         hdrtab = table("HDRTAB", [(c.name, c.form) for c in columns], packed(columns), len(mosaic.exposures))
         units.append(Whole(fits.Header([*hdrtab.header.cards, fits.Card("EXTVER", 1, "extension value")]), hdrtab.data))
-    tree = _tree(mosaic, headers, columns, units)
-    return [*units, table("ASDF", [("ASDF_METADATA", f"{len(tree)}B")], tree, 1)]
+    return [*units, asdf_unit(mosaic_tree(mosaic, headers), units, columns)]
 
 
-def _described(mosaic: Mosaic) -> tuple[Headers, list[Column]]:
+def described(mosaic: Mosaic) -> tuple[Headers, list[Column]]:
     """Headers and the columns of HDRTAB, none where headers are not to be merged."""
     blended = mosaic.blended
     sources = mosaic.exposures if blended else mosaic.exposures[:1]
     if mosaic.is_jwst:
         rows = jwst_rows(mosaic, sources)
         return jwst_headers(mosaic, rows), jwst_table(rows) if blended else []
-    generic = generic_rows(sources)
+    generic = generic_rows(sources, mosaic.facts)
     return generic_headers(mosaic, generic), generic_table(generic) if blended else []
 
 
 # ---------------------------------------------------------------- pixels
-def _images(
-    obs: Observation, document: ResampleDocument, cards: Mapping[str, Sequence[fits.Card]], limit: int | None
-) -> list[Image]:
-    found = []
-    tile = document.tile or max(document.shape)
-    for plane, extension in _EXTENSIONS.items():
-        if plane in document.planes:
-            path = f"{document.path}/{plane}"
-            dtype = PLANES[plane].dtype
-            rows = _band_rows(tile, document.shape[1], np.dtype(dtype).itemsize, limit)
-            read = partial(_read, obs, path, tile)
-            found.append(Image(extension, obs.array(path).shape, dtype, read, rows, tuple(cards.get(extension, ()))))
-    return found
+def _images(obs: Observation, document: ResampleDocument, headers: Headers, limit: int | None) -> list[Image]:
+    cards = {"SCI": headers.sci, "ERR": headers.err}
+    planes = [plane for plane in _EXTENSIONS if plane in document.planes]
+    return [
+        image(obs, f"{document.path}/{plane}", _EXTENSIONS[plane], limit, cards.get(_EXTENSIONS[plane], ()))
+        for plane in planes
+    ]
 
 
-def _read(obs: Observation, path: str, tile: int, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:
+def image(
+    obs: Observation,
+    path: str,
+    extension: str,
+    limit: int | None,
+    cards: Sequence[fits.Card] = (),
+    *,
+    lead: tuple[int, ...] = (),
+) -> Image:
+    """Return an array of a mosaic (or what is behind its leading indices ``lead``) as an image extension."""
+    array = obs.array(path)
+    tile = min((array.shards or array.chunks)[-2:])
+    shape, dtype = array.shape[len(lead) :], array.dtype.name
+    rows = _band_rows(tile, shape[-1], array.dtype.itemsize, limit)
+    return Image(extension, shape, dtype, partial(_read, obs, (path, lead), tile), rows, tuple(cards))
+
+
+def _read(
+    obs: Observation, source: tuple[str, tuple[int, ...]], tile: int, lead: tuple[int, ...], y0: int, y1: int
+) -> NDArray[np.generic]:
     """Read a band shard by shard: all at once, the codec would hold a multiple of the band."""
+    path, first = source
     array = obs.array(path)
     nx = array.shape[-1]
     band: NDArray[np.generic] = np.empty((y1 - y0, nx), array.dtype)
     for x0 in range(0, nx, tile):
         x1 = min(x0 + tile, nx)
-        band[:, x0:x1] = obs.window(path, lead, Box(y0, x0, y1, x1))
+        band[:, x0:x1] = obs.window(path, (*first, *lead), Box(y0, x0, y1, x1))
     return band
 
 
@@ -168,14 +177,14 @@ def _band_rows(tile: int, nx: int, itemsize: int, limit: int | None) -> int:
     if limit is None:
         return tile
     row = itemsize * (_BANDS * nx + _CODEC * min(tile, nx))
-    rows = max(0, limit - _resident() - _SPARE) // row
+    rows = max(0, limit - resident() - _SPARE) // row
     chunk = max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
     if rows >= chunk:
         return min(tile, rows // chunk * chunk)
     return max(d for d in range(1, chunk + 1) if chunk % d == 0 and d <= max(rows, _LEAST))
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process in memory (Linux); elsewhere the most there ever were."""
     if sys.platform == "linux":
         with open("/proc/self/statm", "rb") as file:
@@ -187,45 +196,12 @@ def _resident() -> int:
 
 
 # ---------------------------------------------------------------- metadata tree
-def _tree(mosaic: Mosaic, headers: Headers, columns: Sequence[Column], units: Sequence[Unit]) -> bytes:
-    """ASDF text: metadata and gWCS; arrays are references to their extensions."""
+def mosaic_tree(mosaic: Mosaic, headers: Headers) -> dict[str, object]:
+    """Metadata and gWCS by their places."""
     nested: dict[str, object] = {"meta": {"wcs": mosaic.wcs.gwcs()}}
     for path, value in headers.metadata.items():
-        _put(nested, path, value)
+        put(nested, path, value)
     for setting in ("kernel", "fillval"):
         if setting in mosaic.document.parameters:
-            _put(nested, f"meta.resample.{setting}", str(mosaic.document.parameters[setting]))
-    names = {extension: _TREE_NAMES.get(plane, plane) for plane, extension in _EXTENSIONS.items()}
-    for unit in units:
-        if isinstance(unit, Image):
-            nested[names[unit.name]] = _reference(unit.name, unit.dtype, unit.shape)
-    if columns:
-        nested["hdrtab"] = _reference("HDRTAB", [_column_type(c) for c in columns], (len(columns[0].values),))
-    nested["_fits_hash"] = hashlib.sha256(b"".join(u.header.tostring().encode("ascii") for u in units)).hexdigest()
-    ours = [[c.keyword, c.value, c.comment] for c in headers.primary if c.keyword == OWN_KEYWORD]
-    nested["extra_fits"] = {"PRIMARY": {"header": ours}}
-    return asdf_bytes(nested)
-
-
-def _put(tree: dict[str, object], path: str, value: object) -> None:
-    *folders, last = path.split(".")
-    for folder in folders:
-        inner = tree.setdefault(folder, {})
-        if not isinstance(inner, dict):
-            raise TypeError(f"{path}: {folder} holds a value already")
-        tree = inner
-    tree[last] = value
-
-
-def _reference(extension: str, datatype: object, shape: tuple[int, ...]) -> object:
-    """Return an array that lies in another extension of the same file, as JWST's data models refer to it."""
-    from asdf.tagged import TaggedDict
-
-    facts = {"source": f"fits:{extension},1", "datatype": datatype, "byteorder": "big", "shape": list(shape)}
-    return TaggedDict(facts, _NDARRAY)
-
-
-def _column_type(column: Column) -> dict[str, object]:
-    kinds = {"K": "int64", "D": "float64", "L": "int8"}
-    width = column.values.dtype.itemsize
-    return {"name": column.name, "byteorder": "big", "datatype": kinds.get(column.form) or ["ascii", width]}
+            put(nested, f"meta.resample.{setting}", str(mosaic.document.parameters[setting]))
+    return nested

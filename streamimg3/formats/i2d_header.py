@@ -11,25 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from astropy.io import fits
 
+from streamimg3.formats.asdf_tree import OWN_KEYWORD
 from streamimg3.formats.blend import (
     Metadata,
     Value,
     blend,
     exposure_metadata,
     jwst_keywords,
-    keyword_at,
     readable_cards,
 )
 from streamimg3.formats.fits_file import parse_cards, quietly
-from streamimg3.formats.names import file_name
+from streamimg3.formats.step_facts import Changes, StepFacts, replaced, status_keyword
 from streamimg3.sky.mosaic_frame import linear_terms
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, ExposureRecord
-from streamimg3.store.documents import AssociationDocument, ResampleDocument, SkyDocument
+from streamimg3.store.documents import ResampleDocument
 
-OWN_KEYWORD = "S3VER"
-# Steps whose status a mosaic says itself, or which come after it has been made
-_LATER = ("resample", "source_catalog")
 _POINTING = ("V2_REF", "V3_REF", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY")
 _MATRIX = ("CD1_1", "CD1_2", "CD2_1", "CD2_2")
 
@@ -52,7 +49,10 @@ _COMMENTS = {
     "RADESYS": "celestial reference system",
     "S_REGION": "outline of the covered sky",
     "WCSAXES": "number of WCS axes",
-    OWN_KEYWORD: "version of streamimg3 that made this mosaic",
+    "BKGMETH": "how background levels were found",
+    "BKGLEVEL": "background level, in the unit of the pixels",
+    "BKGSUB": "whether it has been taken off the pixels",
+    OWN_KEYWORD: "version of streamimg3 that made this file",
 }
 _COMMENT_PATTERNS = (
     (re.compile(r"CRPIX(\d)"), "[pixel] reference pixel, axis {}, from 1"),
@@ -63,7 +63,7 @@ _COMMENT_PATTERNS = (
     (re.compile(r"(?:PC|CD)(\d_\d)"), "matrix element {}"),
 )
 # Headings of sections that exposures may lack
-_HEADINGS = {
+HEADINGS = {
     "meta.asn": "Association information",
     "meta.cal_step": "Calibration step information",
     "meta.resample": "Resample Parameters",
@@ -87,20 +87,14 @@ class Mosaic:
         Those in the mosaic, in order.
     filename : str
         Name of the product.
-    statuses : mapping of str to str
-        Status of the pipeline's steps, by the step's name.
-    association : AssociationDocument or None
-        What was combined.
-    sky : SkyDocument or None
-        Background levels, where skymatch has run.
+    facts : StepFacts
+        How the pipeline's steps ended and what they found about the exposures.
     """
 
     document: ResampleDocument
     exposures: tuple[Exposure, ...]
     filename: str
-    statuses: Mapping[str, str]
-    association: AssociationDocument | None = None
-    sky: SkyDocument | None = None
+    facts: StepFacts
 
     @property
     def is_jwst(self) -> bool:
@@ -129,16 +123,13 @@ class Headers:
 
 
 # ---------------------------------------------------------------- what the mosaic decides
-Changes = dict[str, Value | None]  # None = the keyword is removed
-
-
 def decided(mosaic: Mosaic) -> tuple[Changes, Changes]:
     """Return the keywords of PRIMARY and SCI that the mosaic decides, whatever the exposures say."""
     document, settings = mosaic.document, mosaic.document.parameters
     groups = first_of_groups([e.record for e in mosaic.exposures])
-    primary: Changes = {"DATE": mosaic.document.made, "FILENAME": mosaic.filename}
-    primary |= _association(mosaic) | {"BKGLEVEL": None, "BKGSUB": None}
-    primary |= _steps(mosaic) | {_status_keyword("resample"): document.status}
+    primary, _ = mosaic.facts.exposure(mosaic.exposures[0].record)  # the first exposure speaks for all, as elsewhere
+    primary |= {"DATE": mosaic.document.made, "FILENAME": mosaic.filename, "BKGLEVEL": None, "BKGSUB": None}
+    primary |= {status_keyword("resample"): document.status}
     primary |= {
         "NDRIZ": len(groups),
         "RESWHT": str(settings.get("weight_type", "ivm")),
@@ -157,25 +148,6 @@ def first_of_groups(records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
     for record in records:
         first.setdefault(record.group_id, record)
     return list(first.values())
-
-
-def _association(mosaic: Mosaic) -> Changes:
-    asn = mosaic.association
-    found: Changes = {}
-    if asn is not None and asn.pool:
-        found["ASNPOOL"] = asn.pool
-    if asn is not None and asn.table:
-        found["ASNTABLE"] = file_name(asn.table)
-    return found
-
-
-def _steps(mosaic: Mosaic) -> Changes:
-    return {_status_keyword(step): status for step, status in mosaic.statuses.items() if step not in _LATER}
-
-
-def _status_keyword(step: str) -> str:
-    keyword = keyword_at(f"meta.cal_step.{step}")
-    return keyword.name if keyword else f"S_{step[:6].upper()}"
 
 
 def wcs_keywords(wcs: Wcs) -> dict[str, Value]:
@@ -233,22 +205,17 @@ def note_cards(mosaic: Mosaic) -> list[fits.Card]:
 # ---------------------------------------------------------------- JWST
 def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
     """Return the metadata of exposures as the mosaic saw them: cards, association, step statuses, background."""
-    common = present(placed("PRIMARY", _association(mosaic) | _steps(mosaic)))
-    return [exposure_metadata(e) | common | _background(mosaic, e.record.index) for e in exposures]
+    rows = []
+    for exposure in exposures:
+        primary, sci = mosaic.facts.exposure(exposure.record)
+        sci |= dict.fromkeys(k.name for k in jwst_keywords() if k.hdu == "SCI" and replaced(k.name, sci))
+        changes = placed("PRIMARY", primary) | placed("SCI", sci)
+        rows.append(present({**exposure_metadata(exposure), **changes}))
+    return rows
 
 
 def present(changes: Mapping[str, Value | None]) -> Metadata:
     return {path: value for path, value in changes.items() if value is not None}
-
-
-def _background(mosaic: Mosaic, index: int) -> Metadata:
-    if mosaic.sky is None or mosaic.statuses.get("skymatch") == "SKIPPED":
-        return {}
-    level = mosaic.sky.levels[index]
-    if level is None:
-        return {"meta.cal_step.skymatch": "SKIPPED"}
-    found: Metadata = {"meta.background.method": mosaic.sky.method, "meta.background.level": level}
-    return found | {"meta.background.subtracted": False}
 
 
 def placed(hdu: str, changes: Changes) -> dict[str, Value | None]:
@@ -299,7 +266,7 @@ def _jwst_elapsed(mosaic: Mosaic) -> Changes:
 def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[str, list[fits.Card]]:
     """Cards of each extension in JWST's order, under the section headings of the first exposure."""
     comments: dict[str, str] = {}
-    headings = dict(_HEADINGS)
+    headings = dict(HEADINGS)
     for hdu, cards in (("SCI", sci_cards), ("PRIMARY", primary_cards)):
         comments |= {card.keyword: card.comment for card in readable_cards(cards) if card.comment}
         headings |= _headings(hdu, cards)
@@ -307,7 +274,7 @@ def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[st
     written: set[str] = set()
     for keyword in jwst_keywords():
         if keyword.path in metadata:
-            section = _section(keyword.path)
+            section = section_of(keyword.path)
             if section in headings and section not in written:
                 arranged[keyword.hdu] += [fits.Card("", ""), fits.Card("", headings[section]), fits.Card("", "")]
             written.add(section)
@@ -315,7 +282,8 @@ def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[st
     return arranged
 
 
-def _section(path: str) -> str:
+def section_of(path: str) -> str:
+    """Return the section of the header that a place in the metadata tree belongs to (``meta.wcsinfo``), or nothing."""
     return ".".join(path.split(".")[:2]) if path.count(".") > 1 else ""
 
 
@@ -328,7 +296,7 @@ def _headings(hdu: str, cards: str) -> dict[str, str]:
         if card.keyword == "":
             heading = str(card.value).strip() or heading
         elif heading:
-            section = _section(paths.get((hdu, card.keyword), ""))
+            section = section_of(paths.get((hdu, card.keyword), ""))
             found |= {section: heading} if section else {}
             heading = ""
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
+from streamimg3.sky import corrected_fits, corrected_gwcs
+from streamimg3.sky.correction import Correction
 
 if TYPE_CHECKING:
     import gwcs
@@ -44,18 +47,26 @@ class Wcs:
         ``TABLES`` and a FITS file with look-up tables where the WCS has those.
     shape : tuple of int
         Rows and columns of the image.
+    correction : Correction or None
+        What a later step has added to it; everything here gives the corrected positions.
     """
 
     kind: Literal["gwcs", "fits"]
     text: bytes
     shape: tuple[int, int]
+    correction: Correction | None = None
 
     TABLES: ClassVar[bytes] = b"\0TABLES\0"
 
     @property
     def projection(self) -> Projection:
         """The object that computes; built once per process and text."""
-        return _build(self.kind, self.text, self.shape)
+        return _build(self)
+
+    @property
+    def uncorrected(self) -> Wcs:
+        """The WCS as it was before any correction."""
+        return self if self.correction is None else replace(self, correction=None)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -84,7 +95,7 @@ class Wcs:
         return self.projection.to_pixel(ra, dec)
 
     def gwcs(self) -> gwcs.WCS:
-        """Return a copy of the gWCS itself.
+        """Return a copy of the gWCS itself, with the correction as one of its steps.
 
         Raises
         ------
@@ -93,12 +104,34 @@ class Wcs:
         """
         if self.kind != "gwcs":
             raise InputError("this exposure has a FITS WCS, not a gWCS")
-        return _load_gwcs(self.text)
+        found = _load_gwcs(self.text)
+        return found if self.correction is None else corrected_gwcs.corrected(found, self.correction, self._centre)
+
+    def cards(self) -> bytes:
+        """Return the FITS form of ``text`` with the correction worked into its keywords.
+
+        Raises
+        ------
+        InputError
+            If this is a gWCS, or a header cannot carry the correction.
+        """
+        if self.kind != "fits":
+            raise InputError("this exposure has a gWCS, not a FITS WCS")
+        if self.correction is None:
+            return self.text
+        return corrected_fits.corrected(self.text, self.shape, self.correction, self._centre)
+
+    @property
+    def _centre(self) -> tuple[float, float]:
+        """Right ascension and declination (degrees) of the image's centre before the correction."""
+        y, x = ((n - 1) / 2 for n in self.shape)
+        ra, dec = self.uncorrected.to_sky(np.array([y]), np.array([x]), bounded=False)
+        return float(ra[0]), float(dec[0])
 
 
 @lru_cache(maxsize=8)
-def _build(kind: str, text: bytes, shape: tuple[int, int]) -> Projection:
-    return GwcsProjection(_load_gwcs(text)) if kind == "gwcs" else FitsProjection(text)
+def _build(wcs: Wcs) -> Projection:
+    return GwcsProjection(wcs.gwcs()) if wcs.kind == "gwcs" else FitsProjection(wcs.cards())
 
 
 def _load_gwcs(text: bytes) -> gwcs.WCS:
@@ -166,6 +199,9 @@ class FitsProjection:
                     self.wcs = WCS(header, fobj=hdus)
             else:
                 self.wcs = WCS(header)
+        self.axes = tuple(
+            sorted((self.wcs.wcs.lng + 1, self.wcs.wcs.lat + 1))
+        )  # numbers in the header; there may be others
         if self.wcs.naxis > 2:
             self.wcs = self.wcs.celestial
         self._lon, self._lat = self.wcs.wcs.lng, self.wcs.wcs.lat  # the axes may be in either order
@@ -176,7 +212,15 @@ class FitsProjection:
 
     def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
         """See :class:`Projection`; a FITS WCS has no bounding box."""
-        world = self.wcs.all_pix2world(x, y, 0)
+        return self.as_icrs(self.wcs.all_pix2world(x, y, 0))
+
+    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """See :class:`Projection`."""
+        x, y = self.wcs.all_world2pix(*self.as_native(ra, dec), 0, tolerance=1e-9, maxiter=60, quiet=True)
+        return y, x
+
+    def as_icrs(self, world: Sequence[F8]) -> tuple[F8, F8]:
+        """Turn world coordinates in the header's own frame and order of axes into ICRS right ascension, declination."""
         lon, lat = world[self._lon], world[self._lat]
         if self._frame is None:
             return lon, lat
@@ -186,14 +230,12 @@ class FitsProjection:
         sky = SkyCoord(lon * u.deg, lat * u.deg, frame=self._frame).icrs
         return sky.ra.deg, sky.dec.deg
 
-    def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
-        """See :class:`Projection`."""
+    def as_native(self, ra: F8, dec: F8) -> tuple[F8, F8]:
+        """Turn ICRS positions into world coordinates in the header's own frame and order of axes."""
         if self._frame is not None:
             from astropy import units as u
             from astropy.coordinates import SkyCoord
 
             sky = SkyCoord(ra * u.deg, dec * u.deg, frame="icrs").transform_to(self._frame)
             ra, dec = sky.spherical.lon.deg, sky.spherical.lat.deg
-        world = (ra, dec) if self._lon == 0 else (dec, ra)
-        x, y = self.wcs.all_world2pix(*world, 0, tolerance=1e-9, maxiter=60, quiet=True)
-        return y, x
+        return (ra, dec) if self._lon == 0 else (dec, ra)

@@ -240,7 +240,7 @@ class SkyDocument(Document):
 class OutlierDocument(Document):
     """The commit of outlier_detection: ``flagged`` pixels per exposure, the weight ``thresholds`` of the layers.
 
-    ``made`` is its UTC time.
+    ``made`` is its UTC time; ``wcs_asdf`` the frame of the groups' mosaics and the median, where they are kept.
     """
 
     kind: ClassVar[str] = "outliers"
@@ -253,7 +253,36 @@ class OutlierDocument(Document):
     layers: tuple[str, ...] = ()
     thresholds: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
+    wcs_asdf: str = ""
     cost: StageCost = StageCost()
+
+
+@dataclass(frozen=True)
+class ApertureRow:
+    """One aperture: encircled energy in per cent, radius and sky ring in detector pixels, and the correction to all light."""
+
+    energy: int
+    radius: float
+    correction: float
+    sky_in: float
+    sky_out: float
+
+
+@dataclass(frozen=True)
+class ApertureDocument(Document):
+    """What the reference files of aperture photometry say for the observation's optics.
+
+    ``apcorr`` and ``abvegaoffset`` name the files ("" = not given), ``selector`` what rows were chosen by, ``offset`` is
+    AB minus Vega magnitude; ``reason`` says why the files have nothing for these optics, where they have nothing.
+    """
+
+    kind: ClassVar[str] = "apertures"
+    apcorr: str = ""
+    abvegaoffset: str = ""
+    selector: dict[str, str] = field(default_factory=dict)
+    rows: tuple[ApertureRow, ...] = ()
+    offset: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ PLANES = {
     "blot": PlaneKind("float32", math.nan, "median of the exposure groups in the exposure's pixels", 1),
     "wht": PlaneKind("float32", 0, "sum of the weights of the contributing pixels"),
     "con": PlaneKind("int32", 0, "context: bit k of plane p is set where exposure 32 p + k contributes"),
+    "segmentation": PlaneKind("uint32", 0, "label of the source that a pixel belongs to, 0 = none"),
     "ncontrib": PlaneKind("uint16", 0, "number of contributing exposures"),
 }
 

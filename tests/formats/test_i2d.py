@@ -301,7 +301,7 @@ def test_memory_limit_changes_bands_not_bytes(tmp_path: Path) -> None:
 def test_height_of_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole tiles, else whole chunks, else a part that divides a chunk, but never single rows."""
     mib = 2**20
-    monkeypatch.setattr("streamimg3.formats.i2d._resident", lambda: 200 * mib)
+    monkeypatch.setattr("streamimg3.formats.i2d.resident", lambda: 200 * mib)
     heights = [_band_rows(1024, 8192, 4, limit and limit * mib) for limit in (None, 2000, 300, 240, 200, 1)]
     assert heights == [1024, 1024, 512, 128, 16, 16]
 
