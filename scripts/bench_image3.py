@@ -64,12 +64,13 @@ def bench_ours(peer: Peer, name: str, association: Path, budget: Budget) -> Run:
     command = our_image3(association, store, with_references(peer, {}))
     command += ["--output-dir", str(folder), "--memory", budget.memory, "--workers", str(budget.workers)]
     cost = run_metered(command, folder / "log.txt", folder, environment())
-    steps = {step: seconds for step, seconds in _document_costs(store) if seconds}
+    steps = {step: seconds for step, seconds in document_costs(store) if seconds}
     shutil.rmtree(folder)
     return Run(name, cost, steps)
 
 
-def _document_costs(store: Path) -> Iterator[tuple[str, float]]:
+def document_costs(store: Path) -> Iterator[tuple[str, float]]:
+    """CPU seconds of every step that has left a document in a store."""
     for kind, step in DOCUMENTS.items():
         path = store / "documents" / f"{kind}.json"
         if path.exists():

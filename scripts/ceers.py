@@ -14,65 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ceers_exposures import (
-    Exposure,
-    Sky,
-    grid,
-    made_rigid,
-    offsets,
-    read_catalog,
-    read_exposure,
-    survey_members,
-    write_exposure,
-)
+from ceers_exposures import Exposure, Sky, Survey, grid, made_rigid, offsets, read_catalog, write_exposure
+from ceers_files import GROUPS, MEMORY, PART, check_command, check_files, check_grids
 
 from streamimg3 import Observation, Session, api, config
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import InputError
-from streamimg3.sky.mosaic_frame import linear_terms
 from streamimg3.store.documents import AlignmentDocument
 
-CATALOG = "CEERS_EGS_HST_v1.9_cat_radecmag.ecsv"
-ASSOCIATION = "nircam1_f277w"
-PARAMETERS = "jwst_generic_pars-tweakreg_0001.asdf"
-FULL, PART = "image3_fullceers.asdf", "image3_nircam1.asdf"
 POSITION, ROLL = 5.0, 5.0  # mas and arcsec that an alignment may differ from the survey's
-MEMORY = "1GiB"
-
-
-@dataclass(frozen=True)
-class Survey:
-    """Where the survey's files are, where work is done, and the side of the cut-outs."""
-
-    data: Path
-    work: Path
-    size: int
-
-    @property
-    def association(self) -> Path:
-        """The association whose exposures are painted."""
-        return self.data / "asn" / f"{ASSOCIATION}.json"
-
-    @property
-    def catalog(self) -> Path:
-        """The reference catalogue."""
-        return self.data / CATALOG
-
-    def pars(self, name: str) -> Path:
-        """One of the parameter files."""
-        return self.data / "pars" / name
-
-    def exposures(self) -> list[Exposure]:
-        """The exposures of the association, in its order."""
-        return [read_exposure(self.data / "wcs", name, self.size) for name in survey_members(self.association)]
 
 
 # ---------------------------------------------------------------- alignment
@@ -115,9 +70,13 @@ def chosen_members(association: Path, target: Path, detector: str) -> Path:
 
 
 def align(survey: Survey, table: Path, geometry: str) -> Observation:
-    """Run image3 on an association as far as the alignment, with the parameters of the parameter file."""
-    own = {"abs_refcat": str(survey.catalog), "abs_fitgeometry": geometry}
-    settings = config.merge(config.read_file(str(survey.pars(PARAMETERS))), {"tweakreg": own})
+    """Run image3 on an association as far as the alignment, with the survey's parameters.
+
+    Its parameter file turns the step off (``skip``, a million matches wanted), because its exposures were aligned before,
+    and it is older than the parameters of an absolute alignment: these four are given here.
+    """
+    own = {"skip": False, "minobj": 15, "abs_refcat": str(survey.catalog), "abs_fitgeometry": geometry}
+    settings = {"tweakreg": {**config.read_file(str(survey.pars(PART)))["tweakreg"], **own}}
     session = Session(output_dir=str(table.parent), memory=MEMORY, progress=Told())
     return api.run_settings("image3", str(table), settings, session, until="tweakreg")
 
@@ -127,7 +86,8 @@ class Told(Progress):
 
     def note(self, text: str) -> None:
         """See :class:`Progress`."""
-        print(f"    {text}", flush=True)
+        if text.startswith("tweakreg: "):
+            print(f"    {text}", flush=True)
 
 
 def compare(obs: Observation, exposures: Sequence[Exposure]) -> bool:
@@ -138,15 +98,18 @@ def compare(obs: Observation, exposures: Sequence[Exposure]) -> bool:
     row = "{:<37} {:>7} {:>7} {:>8}  {:>7} {:>7} {:>8}  {:>6} {:>6}  {:>5} {:>7}  {}"
     head = ("north", "east", "roll")
     print(row.format("exposure (mas, mas, arcsec)", *head, *head, "mas", "arcsec", "stars", "matched", ""))
-    good = True
+    good, differences = True, []
     for exposure, seen, entry in zip(exposures, obs.exposures(), document.exposures, strict=True):
         moved, roll = motion(exposure, exposure.true.to_sky)
         ours, turned = motion(exposure, lambda y, x, wcs=seen.wcs: wcs.to_sky(y, x, bounded=False))
         away, rolled = float(np.hypot(*(ours - moved))), turned - roll
         within = entry.status == "SUCCESS" and away <= POSITION and abs(rolled) <= ROLL
         good &= within
+        differences.append((*(ours - moved), rolled))
         numbers = [f"{v:.1f}" for v in (*moved, roll, *ours, turned)] + [f"{away:.2f}", f"{rolled:+.2f}"]
         print(row.format(exposure.name, *numbers, entry.stars, entry.matched, "" if within else f"NO ({entry.status})"))
+    north, east, roll = np.mean(differences, axis=0)
+    print(f"  mean difference {north:+.2f} north, {east:+.2f} east, roll {roll:+.2f}")
     return good
 
 
@@ -161,10 +124,34 @@ def check_alignment(survey: Survey) -> bool:
         paint_all(folder, mine, sky)
         good &= compare(align(survey, chosen_members(survey.association, folder, detector), "rscale"), mine)
     print("\nboth detectors in groups: the survey's alignment made rigid for each group, and the one that is found")
-    folder, rigid = fresh(survey.work / "groups"), made_rigid(exposures)
+    rigid = made_rigid(exposures)
+    return compare(aligned_groups(survey, rigid, sky), rigid) and good
+
+
+def aligned_groups(survey: Survey, rigid: Sequence[Exposure], sky: Sky) -> Observation:
+    """Paint all exposures of the survey's association, and align them as it lists them."""
+    folder = fresh(survey.work / GROUPS)
     paint_all(folder, rigid, sky)
-    table = Path(shutil.copy(survey.association, folder))
-    return compare(align(survey, table, "rshift"), rigid) and good
+    return align(survey, Path(shutil.copy(survey.association, folder)), "rshift")
+
+
+def groups(survey: Survey) -> Observation:
+    """What was aligned in groups, or is now if that was not done yet."""
+    store = next((survey.work / GROUPS).glob("*.zarr"), None)
+    if store is not None and (obs := api.open(str(store))).document(AlignmentDocument) is not None:
+        return obs
+    return aligned_groups(survey, made_rigid(survey.exposures()), read_catalog(survey.catalog))
+
+
+def check_grid(survey: Survey) -> bool:
+    """Make the survey's grids and drizzle onto them what was aligned in groups."""
+    return check_grids(survey, groups(survey), read_catalog(survey.catalog))
+
+
+def check_reading(survey: Survey) -> bool:
+    """Read the survey's files, and give them to the command line."""
+    good = check_files(survey)
+    return check_command(survey, groups(survey)) and good
 
 
 def fresh(folder: Path) -> Path:
@@ -174,7 +161,7 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-CHECKS: dict[str, Callable[[Survey], bool]] = {"align": check_alignment}
+CHECKS: dict[str, Callable[[Survey], bool]] = {"align": check_alignment, "grid": check_grid, "files": check_reading}
 
 
 def arguments() -> argparse.Namespace:

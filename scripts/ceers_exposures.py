@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from streamimg3.formats.simulated_sky import CORE_SIGMA, Image, Painter
+from streamimg3.formats.simulated_sky import Image, Painter
 from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.sky.footprint import outline
 from streamimg3.sky.wcs import Wcs
@@ -33,6 +33,35 @@ _REFERENCE = {  # wcsinfo -> keyword
     "v2_ref": "V2_REF", "v3_ref": "V3_REF", "roll_ref": "ROLL_REF", "ra_ref": "RA_REF", "dec_ref": "DEC_REF",
     "v3yangle": "V3I_YANG", "vparity": "VPARITY", "velosys": "VELOSYS",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Where the survey's files are, where work is done, and the side of the cut-outs."""
+
+    data: Path
+    work: Path
+    size: int
+
+    @property
+    def association(self) -> Path:
+        """The association whose exposures are painted."""
+        return self.data / "asn" / "nircam1_f277w.json"
+
+    @property
+    def catalog(self) -> Path:
+        """The reference catalogue."""
+        return self.data / "CEERS_EGS_HST_v1.9_cat_radecmag.ecsv"
+
+    def pars(self, name: str) -> Path:
+        """One of the parameter files."""
+        return self.data / "pars" / name
+
+    def exposures(self) -> list[Exposure]:
+        """The exposures of the association, in its order."""
+        members = json.loads(self.association.read_text())["products"][0]["members"]
+        names = [m.group(0) for entry in members if (m := _NAME.search(entry["expname"]))]
+        return [read_exposure(self.data / "wcs", name, self.size) for name in names]
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,23 +299,3 @@ def _sci_cards(exposure: Exposure) -> dict[str, str | int | float]:
         "CD2_1": float(north[3] - north[4]), "CD2_2": float(north[1] - north[2]), "S_REGION": outline(wcs),
     }  # fmt: skip
     return cards | {keyword: exposure.info[name] for name, keyword in _REFERENCE.items()}
-
-
-def survey_members(association: Path) -> list[str]:
-    """Names of the exposures that one of the survey's associations lists."""
-    members = json.loads(association.read_text())["products"][0]["members"]
-    return [m.group(0) for entry in members if (m := _NAME.search(entry["expname"]))]
-
-
-def centroid(image: F8, y: float, x: float, half: int = 6) -> tuple[float, float]:
-    """Centre of a source near (y, x) as the fixed point of a Gaussian-weighted mean, pixels."""
-    rows, columns = np.mgrid[-half : half + 1, -half : half + 1]
-    width = 2.0 * CORE_SIGMA**2 * 4.0
-    for _ in range(60):
-        iy, ix = round(y), round(x)
-        window = np.nan_to_num(image[iy - half : iy + half + 1, ix - half : ix + half + 1])
-        window = window - np.median(window)
-        dy, dx = rows - (y - iy), columns - (x - ix)
-        weight = window * np.exp(-(dy**2 + dx**2) / width)
-        y, x = y + 2.0 * float((weight * dy).sum() / weight.sum()), x + 2.0 * float((weight * dx).sum() / weight.sum())
-    return y, x

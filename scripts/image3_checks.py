@@ -24,6 +24,7 @@ from image3_products import (
     wcs_distance,
     wcs_of,
 )
+from parity_cases import COLUMNS
 
 STEPS = ("S_MTWCS", "S_TWKREG", "S_SKYMAT", "S_OUTLIR")
 LEVELS = ("BKGMETH", "BKGLEVEL", "BKGSUB")
@@ -136,11 +137,13 @@ def _table(pair: Pair, names: Sequence[str] = ()) -> Measure:
     a, b = read_table(ours), read_table(theirs)
     order = [n for n in a.colnames if n in b.colnames] == list(b.colnames)
     found = [c for c in column_differences(a, b) if not names or c.name in names]
-    bad = [c for c in found if not c.equal]
-    worst = max((c.relative for c in found if math.isfinite(c.relative)), default=0.0)
-    shown = "".join(f"; {c.name} {c.kind or f'{c.relative:.1e}'}" for c in bad[:6])
-    text = f"{len(a)} / {len(b)} sources, {len(found) - len(bad)} of {len(found)} columns equal, worst {worst:.1e}"
-    return Measure(text + ("" if order else ", other order") + shown, order and not bad)
+    apart = [c for c in found if not c.equal and c.name.partition(".")[0] in COLUMNS]
+    bad = [c for c in found if not c.equal and c not in apart]
+    judged = [c for c in found if c not in apart]
+    size = max((c.relative if not c.kind and c.nan_equal else math.inf for c in judged), default=math.inf)
+    shown = "".join(f"; {c.name} {c.kind or f'{c.relative:.1e}'}{'' if c.nan_equal else ' NaN'}" for c in bad[:6])
+    text = f"{len(a)} / {len(b)} sources, {len(judged) - len(bad)} of {len(found)} columns equal, {len(apart)} differ on purpose"
+    return Measure(f"{text}{'' if order else ', other order'}{shown}", order and not bad, size if order else math.inf)
 
 
 def _levels(pair: Pair) -> tuple[list[float | None], list[float | None]]:

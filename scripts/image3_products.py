@@ -214,7 +214,8 @@ def _column(name: str, ours: Table, theirs: Table) -> ColumnDifference:
     if name not in ours.colnames:
         return ColumnDifference(name, "absent", False, math.inf)
     a, b = ours[name], theirs[name]
-    kind = "" if (a.dtype, a.unit) == (b.dtype, b.unit) else f"{a.dtype} {a.unit} / {b.dtype} {b.unit}"
+    units = [str(c.unit or "") for c in (a, b)]  # no unit and a dimensionless one mean the same
+    kind = "" if (a.dtype, units[0]) == (b.dtype, units[1]) else f"{a.dtype} {units[0]} / {b.dtype} {units[1]}"
     if len(a) != len(b):
         return ColumnDifference(name, kind or "rows", False, math.inf)
     left, right = (np.ma.filled(np.ma.asarray(c.data, dtype=np.float64), np.nan) for c in (a, b))

@@ -105,6 +105,8 @@ def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation
     from streamimg3.formats.association import read_inputs
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
+    for note in association.notes:
+        session.progress.note(note)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     mark = digest(1, door.fingerprints(association, session.storage_options))
     root = _own(obs, session.force)
@@ -192,6 +194,8 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     name = pipeline.removeprefix("calwebb_")
     if name not in PIPELINES:
         raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(PIPELINES)}")
+    for note in config.pipeline_notes(settings):
+        progress.note(note)
     steps, skipped = config.take_skips(settings, image3.STEPS)
     made: dict[str, Any] = {}
     for step, stage in image3.STAGES.items():

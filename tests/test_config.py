@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from streamimg3 import config
 from streamimg3.errors import InputError
+from streamimg3.stages import tweakreg
 from streamimg3.stages.resample import Params
 
 
@@ -128,6 +129,57 @@ def test_parameters_without_meaning_give_notes() -> None:
     assert len(notes) == 2 and notes[0].startswith("resample.in_memory is not used here: memory is bounded by")
 
 
+def test_notes_are_one_line_for_each_reason() -> None:
+    """Values that ask for nothing need no line."""
+    values = {
+        "output_ext": ".fits", "suffix": "i2d", "allowed_memory": 0.5, "post_hooks": [], "output_file": None, "input_dir": "",
+        "grow": 1,
+    }  # fmt: skip
+    params, notes = config.build(Params, values, "resample")
+    assert params == Params()
+    assert notes == [
+        "resample.output_ext is not used here: products are FITS",
+        "resample.suffix is not used here: products are named by the association",
+        "resample.allowed_memory is not used here: memory is bounded by --memory",
+        "resample.grow is not used here: flags are not grown",
+    ]
+    _, notes = config.build(Params, {"suffix": "i2d", "output_use_model": True}, "resample")
+    assert notes == ["resample.suffix, output_use_model are not used here: products are named by the association"]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "told"),
+    [
+        (
+            {"align_to_gaia": False, "gaia_catalog": "GAIADR2"},
+            {},
+            "align_to_gaia = false is taken as tweakreg.abs_refcat = none",
+        ),
+        ({"align_to_gaia": True}, {"abs_refcat": "GAIADR2"}, "is taken as tweakreg.abs_refcat = GAIADR2"),
+        (
+            {"align_to_gaia": True, "gaia_catalog": "GAIADR1"},
+            {"abs_refcat": "GAIADR1"},
+            "tweakreg.abs_refcat = GAIADR1",
+        ),
+        ({"align_to_gaia": True, "abs_refcat": "a.ecsv"}, {"abs_refcat": "a.ecsv"}, "tweakreg.abs_refcat = a.ecsv"),
+        ({"min_gaia": 5}, {"abs_minobj": 5}, "tweakreg.min_gaia is taken as tweakreg.abs_minobj"),
+        ({"min_gaia": 5, "abs_minobj": 7}, {"abs_minobj": 7}, "tweakreg.abs_minobj wins over min_gaia"),
+        ({"save_gaia_catalog": True}, {"save_abs_catalog": True}, "is taken as tweakreg.save_abs_catalog"),
+    ],
+)
+def test_former_names_of_the_reference(values: dict[str, Any], wanted: dict[str, Any], told: str) -> None:
+    params, notes = config.build(tweakreg.Params, values, "tweakreg")
+    assert params == tweakreg.Params(**wanted)
+    assert len(notes) == 1 and told in notes[0]
+
+
+def test_former_names_belong_to_their_step() -> None:
+    with pytest.raises(InputError, match=r"unknown parameter resample\.min_gaia"):
+        config.build(Params, {"min_gaia": 5}, "resample")
+    with pytest.raises(InputError, match=r"tweakreg\.align_to_gaia = 'yes': it must be true or false"):
+        config.build(tweakreg.Params, {"align_to_gaia": "yes"}, "tweakreg")
+
+
 def test_parameters_are_checked_at_birth() -> None:
     with pytest.raises(InputError, match=r"resample\.pixfrac = 1\.5: it must be a number from 0 to 1"):
         config.build(Params, {"pixfrac": 1.5}, "resample")
@@ -239,7 +291,57 @@ def test_the_references_file_for_a_pipeline(tmp_path: Path) -> None:
         {"class": "c", "name": n, "parameters": p} for n, p in (("resample", {"pixfrac": 0.7}), ("tweakreg", None))
     ]
     asdf.AsdfFile({"class": "c", "name": "Image3Pipeline", "parameters": {}, "steps": steps}).write_to(path)
-    assert config.read_file(str(path)) == {"resample": {"pixfrac": 0.7}, "tweakreg": {}}
+    wanted = {"resample": {"pixfrac": 0.7}, "tweakreg": {}, config.PIPELINE: {"name": "Image3Pipeline"}}
+    assert config.read_file(str(path)) == wanted
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_the_references_older_file_for_one_step_has_only_its_class(tmp_path: Path, outside: bool) -> None:
+    """The class stands beside the parameters or among them; it is no parameter."""
+    path = tmp_path / "jwst_generic_pars-tweakreg_0001.asdf"
+    named = {"class": "jwst.tweakreg.TweakRegStep"}
+    values = {"brightest": 100, "fitgeometry": "general"}
+    tree = {**named, "parameters": values} if outside else {"parameters": {**named, **values}}
+    asdf.AsdfFile({"meta": {"reftype": "pars-tweakreg"}, **tree}).write_to(path)
+    assert config.read_file(str(path)) == {"tweakreg": values}
+
+
+def test_parameters_of_the_pipeline_itself(tmp_path: Path) -> None:
+    """They are kept, told as unused, and refused where nobody knows them."""
+    path = tmp_path / "pars-image3pipeline.asdf"
+    own = {
+        "save_results": True,
+        "output_dir": "calibrated",
+        "skip": False,
+        "suffix": None,
+        "pre_hooks": [],
+        "input_dir": "",
+    }
+    steps = [{"class": "c", "name": "resample", "parameters": {"pixfrac": 0.7}}]
+    asdf.AsdfFile({"class": "c", "name": "Image3Pipeline", "parameters": own, "steps": steps}).write_to(path)
+    found = config.read_file(str(path))
+    assert found["resample"] == {"pixfrac": 0.7}
+    assert set(config.pipeline_notes(found)) == {  # the file lists them by name
+        "pipeline.save_results is not used here: products are always written",
+        "pipeline.output_dir is not used here: use --output-dir",
+    }
+    rest, skipped = config.take_skips(found, STEPS)
+    assert skipped == frozenset() and rest["resample"] == {"pixfrac": 0.7}
+    assert config.pipeline_notes({"resample": {}}) == []
+    with pytest.raises(InputError, match=r"unknown parameter pipeline\.save_bsub: write"):
+        config.pipeline_notes({config.PIPELINE: {"save_bsub": False}})
+    with pytest.raises(InputError, match=r"pipeline\.skip = true: nothing would be done"):
+        config.take_skips({config.PIPELINE: {"skip": True}}, STEPS)
+
+
+def test_the_file_of_another_pipeline_is_named_in_the_refusal(tmp_path: Path) -> None:
+    path = tmp_path / "image2.asdf"
+    steps = [{"class": "c", "name": n, "parameters": {"skip": False}} for n in ("bkg_subtract", "resample")]
+    asdf.AsdfFile({"class": "c", "name": "Image2Pipeline", "parameters": {}, "steps": steps}).write_to(path)
+    with pytest.raises(
+        InputError, match=r"unknown step 'bkg_subtract' in the parameters of Image2Pipeline: the steps are"
+    ):
+        config.take_skips(config.read_file(str(path)), STEPS)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +361,7 @@ def test_the_references_file_for_a_pipeline(tmp_path: Path) -> None:
         ("p.json", b'{"name": "ResampleStep", "parameters": 5}'),
         ("p.json", b'{"steps": [{"parameters": {}}]}'),
         ("p.json", b'{"steps": [3]}'),
+        ("p.json", b'{"name": "Image3Pipeline", "parameters": [1], "steps": []}'),
         ("p.toml", b"pixfrac = 0.5"),
         ("p.asdf", b"no ASDF at all"),
         ("p.asdf", b""),

@@ -208,7 +208,7 @@ def _notes(
     others = Counter(str(m.get("exptype")).strip().lower() for m in entries)
     if roles is not None:
         notes += [
-            f"{label}: {n} members of exptype {role} are not used" for role, n in others.items() if role not in roles
+            f"{label}: members of exptype {role} ({n}) are not used" for role, n in others.items() if role not in roles
         ]
     for entry in entries:
         if (trouble := _text(entry, "exposerr")) is not None and trouble.strip().lower() not in _NOTHING:

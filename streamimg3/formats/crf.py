@@ -36,7 +36,9 @@ _EXTENSIONS = {
 }
 _MATCHED = ("sci", "err", *VARIANCES)  # NaN together
 _OUTLIER = FLAGS["OUTLIER"] | FLAGS["DO_NOT_USE"]
-_ROW, _SPARE = 48, 16 * 2**20  # bytes per pixel of a band: two bands, flags, masks, what the codec holds; and the rest
+# Memory of the writer, measured: per pixel of a band two bands, flags, masks and the codec; and the metadata tree
+_ROW, _SPARE = 32, 32 * 2**20
+_LEAST = 32  # rows of a band, however small the memory
 
 
 def export_crf(
@@ -117,12 +119,14 @@ def _image(plane: str, extension: str, pixels: SeenPixels, rows: int, cards: lis
 
 
 def _band_rows(shape: tuple[int, int], limit: int | None) -> int:
-    """Return the rows of a band: whole shards, else whole chunks, so that none is decoded twice, else fewer."""
+    """Return the rows of a band: a shard's, else those of whole chunks, so that none is decoded twice, else fewer."""
     (chunk, _), (shard, _) = chunking(shape)
     if limit is None:
         return shard
-    rows = max(1, (limit - resident() - _SPARE) // (_ROW * shape[1]))
-    return min(shard, rows // chunk * chunk) if rows >= chunk else rows
+    rows = max(_LEAST, (limit - resident() - _SPARE) // (_ROW * shape[1]))
+    if rows >= chunk:
+        return min(shard, rows // chunk * chunk)
+    return max(d for d in range(1, chunk + 1) if chunk % d == 0 and d <= rows)
 
 
 class SeenPixels:

@@ -57,6 +57,6 @@ def _value(url: str, line: int, words: list[str]) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not abs(value) <= np.finfo(np.float32).max:
+    if not abs(value) <= float(np.finfo(np.float32).max):
         raise InputError(f"{url} line {line}: '{' '.join(words)}' is not a file name and a number")
     return float(np.float32(value))

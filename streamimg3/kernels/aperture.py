@@ -88,7 +88,7 @@ def frame_values(pixels: Pixels, box: I8, width: int) -> F8:
     """
     y0, x0, y1, x1 = frame_reach(box, width)
     values = np.empty(max(int((min(y1 - y0, pixels.data.shape[0]) + 1) * (x1 - x0)), 1))
-    n = _frame_values(pixels.origin, pixels.data, pixels.bad, pixels.labels, box, width, values)
+    n = _frame_values(pixels.origin, pixels.counted, pixels.data, pixels.bad, pixels.labels, box, width, values)
     return values[:n]
 
 
@@ -281,12 +281,12 @@ def _clip(values, n, rounds):  # type: ignore[no-untyped-def]
 
 
 @loop
-def _frame_values(origin, data, bad, labels, box, width, values):  # type: ignore[no-untyped-def]
+def _frame_values(origin, counted, data, bad, labels, box, width, values):  # type: ignore[no-untyped-def]
     yc, xc = 0.5 * (box[0] + box[2] - 1), 0.5 * (box[1] + box[3] - 1)
     h, w = 0.5 * _FRAME_SCALE * (box[2] - box[0]), 0.5 * _FRAME_SCALE * (box[3] - box[1])
     x0, x1 = max(math.floor(xc - w - width), origin[1]), math.ceil(xc + w + width) + 1
     n = 0
-    for j in range(data.shape[0]):
+    for j in range(counted[0] - origin[0], counted[1] - origin[0]):
         dy = abs(j + origin[0] - yc)
         if dy >= h + width:
             continue

@@ -5,6 +5,7 @@ Works on the bounding box of one source, in the smoothed image, and holds about 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,12 +117,13 @@ def _basins(smooth: F4, source: Bool, labels: I4, total: np.float32, levels: Lev
     box = np.array([0, 0, *smooth.shape])
     while True:
         _flood(smooth, source, labels, box, levels.eight, value, entry)
-        there = np.bincount(labels.ravel(), minlength=bins)[1:] > 0
+        flux = np.full(bins, np.nan)
+        _sum_labels(labels, smooth, flux)
+        there = ~np.isnan(flux[1:])
         count = int(np.count_nonzero(there))
         if count < 2:
             return None
-        flux = np.bincount(labels.ravel(), weights=smooth.ravel(), minlength=bins)[1:]
-        fraction = np.where(there, flux / total, np.inf)
+        fraction = np.where(there, flux[1:] / total, np.inf)
         faintest = int(np.argmin(fraction))
         if not fraction[faintest] < levels.contrast:
             break
@@ -275,6 +277,16 @@ def _flood(smooth, source, labels, box, eight, value, entry):  # type: ignore[no
                 labels[v, u] = labels[y, x]
                 age += 1
                 n = _push(value, entry, n, smooth[v, u], age, v * nx + u)
+
+
+@loop
+def _sum_labels(labels, smooth, flux):  # type: ignore[no-untyped-def]
+    """Sum an image over every label that there is, row by row."""
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            k = labels[y, x]
+            if k > 0:
+                flux[k] = np.float64(smooth[y, x]) + (0.0 if math.isnan(flux[k]) else flux[k])
 
 
 @loop

@@ -42,6 +42,8 @@ class Pixels:
         Pixels to leave out.
     labels : ndarray of int32, shape (ny, nx)
         Which source a pixel belongs to.
+    rows : tuple of int, optional
+        Rows of the image that this window stands for, upper end excluded; None = all that it holds.
     """
 
     origin: tuple[int, int]
@@ -50,6 +52,12 @@ class Pixels:
     error: F4
     bad: Bool
     labels: I4
+    rows: tuple[int, int] | None = None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """First row that is counted, and the one after the last."""
+        return self.rows or (self.origin[0], self.origin[0] + self.labels.shape[0])
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,9 @@ class Shapes:
     x, y : ndarray
         First moments of the smoothed image, pixels.
     x_err, y_err, xy_cov : ndarray
-        Standard errors of the centroid (pixels) and their covariance (pixels²): Σ σ²(x - x̄)² / (Σ smooth)², as
-        ERRX2_IMAGE of SExtractor (Bertin & Arnouts 1996), with the smoothed image as weight.
+        Standard errors of the centroid (pixels) and their covariance (pixels²), propagated from independent errors of
+        the pixels at a fixed segment: Σ σ² [K ⊗ (x - x̄)]² / (Σ smooth)², K being the smoothing kernel and x - x̄ counted
+        within the segment.  Without smoothing this is ERRX2_IMAGE of SExtractor (Bertin & Arnouts 1996).
     flux, flux_err : ndarray
         Sum of the pixels and root of the summed squared errors, in the data's unit; NaN without a valid pixel.
     area : ndarray
@@ -100,22 +109,30 @@ class Sums:
         Labels of the sources.
     box : ndarray of int64, shape (n, 4)
         Their bounding boxes in the image, ``(y0, x0, y1, x1)``.
+    kernel : ndarray of float64, shape (2h + 1, 2h + 1)
+        What the image was smoothed with.
     """
 
-    def __init__(self, label: I4, box: I8) -> None:
+    def __init__(self, label: I4, box: I8, kernel: F8) -> None:
         self.label, self.box = np.ascontiguousarray(label, np.int32), np.ascontiguousarray(box, np.int64)
+        self._kernel = np.ascontiguousarray(kernel)
         self._raw, self._central = np.zeros((len(label), _RAW)), np.zeros((len(label), _CENTRAL))
 
     def add(self, pixels: Pixels) -> None:
-        """Add the rows of a window; windows must hold whole rows of the boxes and come from low rows to high ones."""
+        """Add rows of a window; those of several windows must follow one another upwards."""
         p = pixels
-        _add_raw(p.origin, p.data, p.smooth, p.error, p.bad, p.labels, self.label, self.box, self._raw)
+        maps = p.data, p.smooth, p.error, p.bad, p.labels
+        _add_raw(p.origin, p.counted, *maps, self.label, self.box, self._raw)
 
     def add_central(self, pixels: Pixels) -> None:
-        """Add the rows of a window to the moments about the centroid, when all windows have been added."""
+        """Add rows of a window to the moments about the centroid, when all windows have been added.
+
+        The window holds the kernel's half width more than the rows and columns of the sources.
+        """
         p = pixels
-        _add_central(
-            p.origin, p.smooth, p.error, p.bad, p.labels, self.label, self.box, self._raw, self._central
+        _add_central(p.origin, p.counted, p.smooth, p.bad, p.labels, self.label, self.box, self._raw, self._central)
+        _add_errors(
+            p.origin, p.counted, p.error, p.bad, p.labels, self._kernel, self.label, self.box, self._raw, self._central
         )  # fmt: skip
 
     @property
@@ -167,10 +184,10 @@ def _axes(covariance: F8) -> tuple[F8, F8, F8]:
 
 
 @loop
-def _add_raw(origin, data, smooth, error, bad, labels, label, box, sums):  # type: ignore[no-untyped-def]
+def _add_raw(origin, counted, data, smooth, error, bad, labels, label, box, sums):  # type: ignore[no-untyped-def]
     for k in range(label.size):
         y0, x0 = box[k, 0], box[k, 1]
-        for y in range(max(y0, origin[0]), min(box[k, 2], origin[0] + labels.shape[0])):
+        for y in range(max(y0, counted[0]), min(box[k, 2], counted[1])):
             j = y - origin[0]
             for x in range(x0, box[k, 3]):
                 i = x - origin[1]
@@ -189,26 +206,44 @@ def _add_raw(origin, data, smooth, error, bad, labels, label, box, sums):  # typ
 
 
 @loop
-def _add_central(origin, smooth, error, bad, labels, label, box, raw, sums):  # type: ignore[no-untyped-def]
+def _add_central(origin, counted, smooth, bad, labels, label, box, raw, sums):  # type: ignore[no-untyped-def]
     for k in range(label.size):
         y0, x0 = box[k, 0], box[k, 1]
         yc, xc = raw[k, 1] / raw[k, 0], raw[k, 2] / raw[k, 0]
-        for y in range(max(y0, origin[0]), min(box[k, 2], origin[0] + labels.shape[0])):
+        for y in range(max(y0, counted[0]), min(box[k, 2], counted[1])):
             j = y - origin[0]
             for x in range(x0, box[k, 3]):
                 i = x - origin[1]
-                if labels[j, i] != label[k] or bad[j, i]:
-                    continue
-                dy, dx = (y - y0) - yc, (x - x0) - xc
-                s, e = np.float64(smooth[j, i]), np.float64(error[j, i])
-                if math.isfinite(s) and s >= 0.0:
+                s = np.float64(smooth[j, i])
+                if labels[j, i] == label[k] and not bad[j, i] and math.isfinite(s) and s >= 0.0:
+                    dy, dx = (y - y0) - yc, (x - x0) - xc
                     sums[k, 0] += s * dy * dy
                     sums[k, 1] += s * dy * dx
                     sums[k, 2] += s * dx * dx
-                if math.isfinite(e):
-                    sums[k, 3] += e * e * dy * dy
-                    sums[k, 4] += e * e * dy * dx
-                    sums[k, 5] += e * e * dx * dx
+
+
+@loop
+def _add_errors(origin, counted, error, bad, labels, kernel, label, box, raw, sums):  # type: ignore[no-untyped-def]
+    """Add what each pixel's error does to the first moments, through all smoothed pixels that it is a part of."""
+    nx = labels.shape[1]
+    half = kernel.shape[0] // 2
+    for k in range(label.size):
+        yc, xc = raw[k, 1] / raw[k, 0] + box[k, 0], raw[k, 2] / raw[k, 0] + box[k, 1]
+        for y in range(max(box[k, 0] - half, counted[0]), min(box[k, 2] + half, counted[1])):
+            for x in range(max(box[k, 1] - half, origin[1]), min(box[k, 3] + half, origin[1] + nx)):
+                e = np.float64(error[y - origin[0], x - origin[1]])
+                if bad[y - origin[0], x - origin[1]] or not math.isfinite(e):
+                    continue
+                dy, dx = 0.0, 0.0
+                for v in range(max(y - half, box[k, 0]), min(y + half + 1, box[k, 2])):
+                    for u in range(max(x - half, box[k, 1]), min(x + half + 1, box[k, 3])):
+                        if labels[v - origin[0], u - origin[1]] == label[k]:
+                            w = kernel[v - y + half, u - x + half]
+                            dy += w * (v - yc)
+                            dx += w * (u - xc)
+                sums[k, 3] += e * e * dy * dy
+                sums[k, 4] += e * e * dy * dx
+                sums[k, 5] += e * e * dx * dx
 
 
 def nearest(y: F8, x: F8) -> tuple[I8, F8]:

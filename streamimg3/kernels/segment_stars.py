@@ -166,7 +166,7 @@ def divide(smoothed: F4, labels: I4, found: Outlines, levels: Levels | None) -> 
 def _listed(data: F4, smoothed: F4, bad: Bool, labels: I4, box: I8, options: SegmentOptions) -> StarList:
     number = np.arange(1, len(box) + 1)
     pixels = Pixels((0, 0), data, smoothed, np.broadcast_to(np.float32(0), data.shape), bad, labels)
-    sums = Sums(number.astype(np.int32), box)
+    sums = Sums(number.astype(np.int32), box, gaussian(options.kernel_fwhm))
     sums.add(pixels)
     sums.add_central(pixels)
     width = options.localbkg_width

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
-from streamimg3.sky import convex
+from streamimg3.sky import flat_overlap
 from streamimg3.sky.wcs import Wcs
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 F8 = NDArray[np.float64]
 Ring = tuple[F8, F8]  # right ascension and declination of a closed outline, degrees
-_TIE = 1e-6  # pixels: what lies this close to half a pixel may be rounded either way
+_TIE = 1e-5  # pixels: what lies this close to half a pixel may be rounded either way
 
 
 @dataclass(frozen=True)
@@ -203,11 +203,13 @@ def _common(one: _Outline, other: _Outline) -> list[Ring]:
 
 def _quick(one: _Outline, other: _Outline) -> list[Ring] | None:
     """The same without the package, None where that leaves a doubt."""
-    corners = convex.intersection(one.corners, other.corners)
-    if corners is None or len(corners) == 0:
-        return None if corners is None else []
-    x, y, z = np.concatenate([corners, corners[:1]]).T
-    return [(np.rad2deg(np.arctan2(y, x)) % 360.0, np.rad2deg(np.arctan2(z, np.hypot(x, y))))]
+    parts = flat_overlap.intersection(one.corners, other.corners)
+    if parts is None:
+        return None
+    return [
+        (np.rad2deg(np.arctan2(y, x)) % 360.0, np.rad2deg(np.arctan2(z, np.hypot(x, y))))
+        for x, y, z in map(np.transpose, parts)
+    ]
 
 
 def _in_pixels(wcs: Wcs, rings: Sequence[Ring], exposure: int) -> list[tuple[F8, F8]]:

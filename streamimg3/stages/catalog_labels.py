@@ -19,7 +19,7 @@ from streamimg3.store import Observation
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
 
-_PIXEL_BYTES = 24
+_PIXEL_BYTES = 16
 
 
 def label_path(scene: Scene) -> str:

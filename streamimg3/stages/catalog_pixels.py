@@ -35,8 +35,8 @@ Table = Mapping[str, Array]
 Work = Callable[..., dict[str, float]]
 
 # Bytes that a task holds for each pixel of its window, measured
-MESH_BYTES, LABEL_BYTES = 32, 40
-SPARE = 16 * 2**20  # codec buffers and what does not grow with the window
+MESH_BYTES, LABEL_BYTES = 28, 28
+SPARE = 12 * 2**20  # codec buffers and what does not grow with the window
 _BAND_ROWS = 128
 
 

@@ -20,6 +20,7 @@ from streamimg3.kernels.deblend import BYTES as DEBLEND_BYTES
 from streamimg3.kernels.deblend import Levels, deblend
 from streamimg3.kernels.measure import Pixels, Shapes, Sums
 from streamimg3.kernels.segments import outlines
+from streamimg3.kernels.smooth import gaussian
 from streamimg3.stages.catalog_pixels import (
     SPARE,
     Scene,
@@ -40,7 +41,7 @@ I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
 
 # Bytes that a task holds for each pixel of a window that it measures, beside the window's largest blend; measured
-VIEW_BYTES = 48
+VIEW_BYTES = 38
 _CUT_BYTES = 16  # smoothed image, flags and parts of a source that is divided
 _LEAST_ROWS = 16
 
@@ -75,8 +76,8 @@ class Rulebook:
     @property
     def reach(self) -> int:
         """Pixels that are needed around a bounding box."""
-        dao = DaoKernel.of_fwhm(self.fwhm).reach
-        return max(dao, self.circles.reach if self.circles else 0)
+        least = max(DaoKernel.of_fwhm(self.fwhm).reach, gaussian(self.fwhm).shape[0] // 2)
+        return int(max(least, self.circles.reach if self.circles else 0))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def least_bytes(scene: Scene, rules: Rulebook, source: Source) -> int:
     """Return what one segment needs at least: its window, or bands of it and, to be divided, all of it once."""
     nx = source.box.shape[1]
     extra = 2 * rules.reach if not rules.frame else max(2 * rules.reach, nx // 2 + 2 * rules.frame + 4)
-    bands = (_LEAST_ROWS + 2 * scene.halo) * (nx + extra + 2 * scene.halo) * VIEW_BYTES
+    bands = (_LEAST_ROWS + 4 * scene.halo) * (nx + extra + 4 * scene.halo) * VIEW_BYTES
     circles = (2 * rules.reach + 1) ** 2 * VIEW_BYTES
     if _is_divided(rules, source):
         bands += source.box.size * (_CUT_BYTES + DEBLEND_BYTES)
@@ -214,7 +215,7 @@ def _in_window(obs: Observation, scene: Scene, rules: Rulebook, sources: list[So
         if source.number in cuts:
             _paint(labels, box, source, cuts[source.number], names)
     pixels = Pixels((box.y0, box.x0), seen.data, seen.smooth, errors(obs, scene, mesh, seen), seen.bad, labels)
-    sums = Sums(names.label, names.box)
+    sums = Sums(names.label, names.box, gaussian(scene.fwhm))
     sums.add(pixels)
     sums.add_central(pixels)
     values = _shape_values(sums.shapes(_levels([pixels], names.box, rules.frame)))
@@ -302,13 +303,17 @@ def _in_bands(obs: Observation, scene: Scene, rules: Rulebook, source: Source, l
 
     def bands(box: Box) -> Iterator[Pixels]:
         for band in _bands(scene, box, limit - source.box.size * 4 * len(cuts)):
-            seen = view(obs, scene, mesh, band)
-            labels = read_numbers(obs, scene, band)
+            outer = band.grow(scene.halo).intersect(scene.image)
+            assert outer is not None
+            seen = view(obs, scene, mesh, outer)
+            labels = read_numbers(obs, scene, outer)
             for parts in cuts.values():
-                _paint(labels, band, source, parts, names)
-            yield Pixels((band.y0, band.x0), seen.data, seen.smooth, errors(obs, scene, mesh, seen), seen.bad, labels)
+                _paint(labels, outer, source, parts, names)
+            noise = errors(obs, scene, mesh, seen)
+            rows = (outer.y0 if band.y0 == box.y0 else band.y0, outer.y1 if band.y1 == box.y1 else band.y1)
+            yield Pixels((outer.y0, outer.x0), seen.data, seen.smooth, noise, seen.bad, labels, rows)
 
-    sums = Sums(names.label, names.box)
+    sums = Sums(names.label, names.box, gaussian(scene.fwhm))
     for pixels in bands(source.box):
         sums.add(pixels)
     for pixels in bands(source.box):
@@ -321,8 +326,8 @@ def _in_bands(obs: Observation, scene: Scene, rules: Rulebook, source: Source, l
 
 def _bands(scene: Scene, box: Box, limit: int) -> Iterator[Box]:
     """Yield bands of whole rows of a box, as high as memory allows."""
-    row = (box.shape[1] + 2 * scene.halo) * VIEW_BYTES
-    rows = max(_LEAST_ROWS, (limit - SPARE) // row - 2 * scene.halo)
+    row = (box.shape[1] + 4 * scene.halo) * VIEW_BYTES
+    rows = max(_LEAST_ROWS, (limit - SPARE) // row - 4 * scene.halo)
     for y0 in range(box.y0, box.y1, rows):
         yield Box(y0, box.x0, min(y0 + rows, box.y1), box.x1)
 

@@ -30,7 +30,7 @@ Bool = NDArray[np.bool_]
 Values = dict[str, NDArray[np.floating]]
 
 # Bytes for each pixel of the rows that stars are looked for in, or whose flags are read; measured
-_FIND_BYTES, _FLAG_BYTES = 40, 24
+_FIND_BYTES, _FLAG_BYTES = 40, 32
 _MOST_ROWS, _LEAST_ROWS = 128, 16
 
 

@@ -149,18 +149,16 @@ def measure(obs: Observation, job: Job, clipping: Clipping, limit: int) -> list[
     clipping : Clipping
         How a level is found from pixels.
     limit : int
-        Bytes that may be held: they decide whether pixels are kept, or read again for every region or every pass. The
-        result is the same to the last bit.
+        Bytes that may be held: they decide which pixels are kept, and which are read again for every region or, at the
+        very least, for every pass. The result is the same to the last bit.
     """
     memory = Memory.of(job, clipping)
-    bands: Iterable[Band] = _Bands(obs, job)
-    if limit >= memory.frame:
-        bands = [_frame(job.window, bands)]
+    joined = limit >= memory.values
+    bands = _Bands(obs, job, limit - (memory.values if joined else memory.least))
     found = []
     for region in job.regions:
-        spans = region.spans(job.shape)
-        pieces: Pieces = functools.partial(_pieces, bands, spans)
-        if limit >= memory.values:
+        pieces: Pieces = functools.partial(_pieces, bands, region.spans(job.shape))
+        if joined:
             pieces = list(pieces()).copy
         level = sky_level(pieces, clipping)
         if level is not None:
@@ -168,18 +166,29 @@ def measure(obs: Observation, job: Job, clipping: Clipping, limit: int) -> list[
     return found
 
 
-@dataclass(frozen=True)
 class _Bands:
-    """The pixels of a job's window, NaN where they do not count, one row of chunks at a time."""
+    """The pixels of a job's window, NaN where they do not count, one row of chunks at a time.
 
-    obs: Observation
-    job: Job
+    As many of them as there is ``room`` for (bytes) are kept; the others are read anew each time.
+    """
+
+    def __init__(self, obs: Observation, job: Job, room: int) -> None:
+        self.obs, self.job, self.room = obs, job, room
+        self.kept: list[Band] = []
 
     def __iter__(self) -> Iterator[Band]:
         window, rows = self.job.window, _band_rows(self.job)
-        for y in range(window.y0 - window.y0 % rows, window.y1, rows):
+        starts = range(window.y0 - window.y0 % rows, window.y1, rows)
+        yield from self.kept
+        for y in starts[len(self.kept) :]:
             box = Box(max(y, window.y0), window.x0, min(y + rows, window.y1), window.x1)
-            yield (box.y0, box.x0), self._read(box)
+            band = (box.y0, box.x0), self._read(box)
+            if 4 * box.size <= self.room:
+                self.kept.append(band)
+                self.room -= 4 * box.size
+            else:
+                self.room = 0  # what is kept has no gaps
+            yield band
 
     def _read(self, box: Box) -> F4:
         job = self.job
@@ -190,14 +199,6 @@ class _Bands:
             flags = self.obs.window(f"{job.path}/dq", (job.row,), box).astype(np.uint32, copy=False)
             pixels[(flags & np.uint32(job.bad)) != 0] = np.nan
         return pixels
-
-
-def _frame(window: Box, bands: Iterable[Band]) -> Band:
-    """All bands as one."""
-    pixels = np.empty(window.shape, np.float32)
-    for (y, _), band in bands:
-        pixels[y - window.y0 : y - window.y0 + len(band)] = band
-    return (window.y0, window.x0), pixels
 
 
 def _pieces(bands: Iterable[Band], spans: scanline.I8) -> Iterator[F4]:

@@ -60,7 +60,7 @@ class Listing:
         ny, nx = exposure.record.shape
         if exposure.record.index in self.custom:
             return Task(self.key(exposure), _FIXED, _FIXED, item=exposure.record.index)
-        size = _FIXED + ny * nx * (9 if isinstance(self.finder, FinderOptions) else 60) + 24 * _ROWS * nx
+        size = _FIXED + ny * nx * (9 if isinstance(self.finder, FinderOptions) else 24) + 4 * _ROWS * nx
         whole = Box(0, 0, ny, nx).as_tuple()
         planes = [p for p in ("sci", "dq", "weight") if exposure.has(p)]
         reads = tuple((f"{exposure.group}/{p}[{exposure.record.row}]", whole) for p in planes)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError
 from streamimg3.kernels.segment_stars import SegmentOptions
 from streamimg3.kernels.stars import FinderOptions
-from streamimg3.sky import footprint
 from streamimg3.sky.alignment import (
     FAILED,
     SUCCESS,
+    Member,
     Order,
     Place,
     ReferenceStars,
@@ -30,16 +28,16 @@ from streamimg3.sky.alignment import (
 from streamimg3.sky.correction import Correction
 from streamimg3.sky.fitting import GEOMETRIES, FitOptions
 from streamimg3.sky.matching import Search
-from streamimg3.sky.sip import NoApproximation, SipOptions, sip_keywords
-from streamimg3.stages.star_lists import Finder, Listed, Listing, ledger, number_card, read_listed
+from streamimg3.sky.sip import SipOptions
+from streamimg3.stages.star_lists import Finder, Listed, Listing, ledger, read_listed
 from streamimg3.stages.star_lists import work as list_work
+from streamimg3.stages.wcs_keywords import refreshed
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import AlignedExposure, AlignmentDocument, StageCost, revive
+from streamimg3.store.documents import AlignedExposure, AlignmentDocument, StageCost
 from streamimg3.store.stars import StarTable, custom_digests, read_reference, write_current
 
 NAME = "tweakreg"
 _CODE = 1  # raised when the numbers a given input leads to change
-_REFRESH = 96 * 2**20  # gwcs and asdf themselves, a gWCS and its polynomial fits
 _WORDS = {
     "starfinder": ("iraf", "dao", "segmentation"),
     "catalog_format": ("ecsv", "fits"),
@@ -248,7 +246,7 @@ def run(obs: Observation, params: Params, runner: Runner) -> AlignmentDocument:
         outcome = runner.fill(partial(work, obs=obs, listing=listing, mark=mark), listing.tasks(exposures), ledger(obs))
         listed = [read_listed(obs, e, key) for e, key in zip(exposures, keys, strict=True)]
         document = _aligned(exposures, listed, params, reference, runner)
-        document = _refreshed(obs, document, params, (mark, runner))
+        document = refreshed(obs, document, params.sip if params.sip_approx else None, mark, runner)
         write_current(
             obs, tuple(None if e.record.index in custom else key for e, key in zip(exposures, keys, strict=True))
         )
@@ -307,7 +305,9 @@ def _aligned(
     notes: list[str] = []
 
     def tell(group: str, place: Place) -> None:
-        runner.progress.note(_line(group, place, members[groups[group][0]], len(groups[group])))
+        chosen = groups[group]
+        name = exposures[chosen[0]].record.name if len(chosen) == 1 else f"{group} ({len(chosen)} exposures)"
+        runner.progress.note(_line(name, place, members[chosen[0]]))
 
     if _one_group(exposures):
         refused = "at least two exposures (or groups of them) are required to align them to each other"
@@ -327,7 +327,7 @@ def _aligned(
             places = align_absolute(members, [p.linear for p in places], stars, *params.absolute_fit)
         except Refused as error:
             return _failed(len(members), f"no absolute alignment: {error}")
-        runner.progress.note(_line(params.absolute, places[0], members[0], len(members)))
+        runner.progress.note(_line(f"all exposures to {params.absolute}", places[0], members[0]))
     name = f"FIT-LVL3-{params.absolute}" if reference is not None else ""
     done = tuple(_entry(one, place, name) for one, place in zip(listed, places, strict=True))
     lost = None if any(e.status == SUCCESS for e in done) else "no group could be aligned: see the exposures' reasons"
@@ -349,93 +349,15 @@ def _entry(one: Listed, place: Place, name: str) -> AlignedExposure:
     return AlignedExposure(SUCCESS, None, correction, None, {}, one.stars, place.matched, place.rms, offset)
 
 
-def _line(group: str, place: Place, member, count: int) -> str:  # type: ignore[no-untyped-def]
+def _line(name: str, place: Place, member: Member) -> str:
     """One line of the log about a group."""
-    size = f" ({count} exposures)" if count > 1 else ""
     if place.status != SUCCESS:
-        return f"{NAME}: {group}{size}: {place.status}{': ' + place.reason if place.reason else ''}"
+        return f"{NAME}: {name}: {place.status}{': ' + place.reason if place.reason else ''}"
     north, east = offset_on_sky(member, place.linear)
     return (
-        f"{NAME}: {group}{size}: {place.matched} matched, rms {1000 * (place.rms or 0.0):.1f} mas,"
+        f"{NAME}: {name}: {place.matched} matched, rms {1000 * (place.rms or 0.0):.1f} mas,"
         f" moved {north:+.4f} north {east:+.4f} east (arcsec)"
     )
-
-
-def _refreshed(
-    obs: Observation, document: AlignmentDocument, params: Params, how: tuple[str, Runner]
-) -> AlignmentDocument:
-    """Add outlines and FITS-SIP keywords of the corrected exposures; they are worked out in tasks."""
-    mark, runner = how
-    chosen = [i for i, e in enumerate(document.exposures) if e.correction is not None]
-    if not chosen:
-        return document
-    records = obs.records()
-    tasks = [Task(f"wcs-{records[i].name}", _REFRESH, _REFRESH, item=i) for i in chosen]
-    draft = f"scratch/tweakreg-{mark}.json"
-    obs.backend.put(draft, json.dumps([dataclasses.asdict(e) for e in document.exposures]).encode())
-    zero: tuple[Fresh, ...] = ()
-    found = runner.fold(partial(refresh, obs=obs, draft=draft, params=params), tasks, zero, stage=f"{NAME} wcs")
-    obs.backend.remove([draft])
-    entries = list(document.exposures)
-    notes = list(document.notes)
-    for fresh in found:
-        entries[fresh.index] = dataclasses.replace(entries[fresh.index], s_region=fresh.s_region, sip=fresh.sip)
-        notes += [f"{records[fresh.index].name}: {note}" for note in fresh.notes]
-    for note in notes[len(document.notes) :]:
-        runner.progress.note(f"{NAME}: {note}")
-    return dataclasses.replace(document, exposures=tuple(entries), notes=tuple(notes))
-
-
-@dataclass(frozen=True)
-class Fresh:
-    """What follows from the corrected WCS of an exposure."""
-
-    index: int
-    s_region: str
-    sip: dict[str, str | int | float]
-    notes: tuple[str, ...]
-
-
-def refresh(task: Task, *, obs: Observation, draft: str, params: Params) -> tuple[Fresh, ...]:
-    """Work out the outline and the FITS-SIP keywords of one corrected exposure.
-
-    Parameters
-    ----------
-    task : Task
-        Its ``item`` is the exposure's index.
-    obs : Observation
-        The store.
-    draft : str
-        Where the corrections of all exposures are noted.
-    params : Params
-        The step's parameters.
-    """
-    index = task.item if isinstance(task.item, int) else task.item[0]
-    aligned = _drafted(obs, draft)[index]
-    exposure = dataclasses.replace(_exposures(obs, draft)[index], aligned=aligned)
-    region = footprint.outline(exposure.wcs)
-    if not params.sip_approx or exposure.record.wcs_kind != "gwcs":  # a FITS header carries its correction itself
-        return (Fresh(index, region, {}, ()),)
-    cards = exposure.cards("sci")
-    x, y = number_card(cards, "CRPIX1"), number_card(cards, "CRPIX2")
-    try:
-        keywords, told = sip_keywords(exposure.wcs, None if x is None or y is None else (x, y), params.sip)
-    except NoApproximation as error:
-        return (Fresh(index, region, {}, (f"FITS-SIP keywords are not refreshed: {error}",)),)
-    return (Fresh(index, region, keywords, told),)
-
-
-@functools.lru_cache(maxsize=2)
-def _exposures(obs: Observation, draft: str) -> tuple[Exposure, ...]:
-    return obs.exposures(aligned=False)
-
-
-@functools.lru_cache(maxsize=2)
-def _drafted(obs: Observation, draft: str) -> tuple[AlignedExposure, ...]:
-    found: tuple[AlignedExposure, ...] = revive(
-        tuple[AlignedExposure, ...], json.loads(obs.backend.get(draft) or b"[]")
-    )
-    return found
 
 
 def _summary(document: AlignmentDocument) -> str:

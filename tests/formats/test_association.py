@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from streamimg3.errors import InputError
-from streamimg3.formats.association import Member, check_members, read_inputs
+from streamimg3.formats.association import Member, check_members, read_inputs, read_table
 from streamimg3.formats.names import common_root, file_name, relative_to, root_name
 
 
@@ -75,6 +75,43 @@ def test_other_roles_are_kept_and_not_combined(tmp_path: Path) -> None:
     assert [file_name(member.url) for member in asn.science] == ["s.fits", "up.fits"]
     with pytest.raises(InputError, match=r"gone\.fits: does not exist but is listed in field_asn\.json"):
         check_members(asn, {}, "background")
+
+
+def test_a_table_is_read_without_its_members(tmp_path: Path) -> None:
+    """As a survey made it: an unknown rule, folders in the names, nothing of it here."""
+    names = [f"calibrated/jw01_0000{n}_nrcalong_tweakreg.fits" for n in (1, 2)]
+    facts = {"asn_type": "None", "asn_rule": "DMS_Level3_Base", "version_id": None, "constraints": "No constraints"}
+    path = _asn(tmp_path, [{"name": "survey_f277w", "members": _members(*names)}], **facts)
+    asn = read_table(str(path), {})
+    assert [member.url for member in asn.science] == [f"{tmp_path}/{name}" for name in names]
+    assert (asn.product, asn.asn_type, asn.notes) == ("survey_f277w", "None", ())
+    with pytest.raises(InputError, match=r"0001_nrcalong_tweakreg\.fits: does not exist \(and 1 more\)"):
+        read_inputs([str(path)], {})
+
+
+def test_what_is_not_used_and_trouble_are_told(tmp_path: Path) -> None:
+    members = [
+        *_members("a.fits", exposerr="null"),
+        {"expname": "b.fits", "exptype": "science", "exposerr": "lost guide star"},
+        {"expname": "c.fits", "exptype": "background"},
+        {"expname": "d.fits", "exptype": "psf", "exposerr": None},
+    ]
+    products = [{"name": "p", "members": members}, {"name": "q", "members": _members("e.fits")}]
+    told = read_table(str(_asn(tmp_path, products, degraded_status="One or more members have an error")), {}).notes
+    assert told == (
+        "field_asn.json: holds 2 products; only the first is made, the others need associations of their own",
+        "field_asn.json: members of exptype background (1) are not used",
+        "field_asn.json: b.fits is marked with an error (lost guide star) and used nevertheless",
+        "field_asn.json: its exposures are marked as degraded (One or more members have an error)",
+    )
+    fine = {"degraded_status": "No known degraded exposures in association."}
+    assert read_table(str(_asn(tmp_path, [{"name": "p", "members": _members("a.fits")}], **fine)), {}).notes == ()
+
+
+def test_all_of_a_level2_association_is_used(tmp_path: Path) -> None:
+    background = {"expname": "bg_rate.fits", "exptype": "background"}
+    products = [{"name": f"x_{i}", "members": [*_members(f"x_{i}_rate.fits"), background]} for i in (1, 2)]
+    assert read_table(str(_asn(tmp_path, products, asn_type="image2")), {}).notes == ()
 
 
 def test_level2_products_become_one_list(tmp_path: Path) -> None:

@@ -240,19 +240,21 @@ def test_moving_target_and_no_association(obs: Observation, tmp_path: Path) -> N
 
 
 def test_memory_limit_and_repetition_change_no_byte(obs: Observation, tmp_path: Path) -> None:
-    """Bands as low as a row give the same files, and so does writing them again."""
+    """The lowest bands give the same files, and so does writing them again."""
     whole = _sums(export_crf(obs, str(tmp_path / "a"), {}, statuses=COMPLETE))
     assert _sums(export_crf(obs, str(tmp_path / "b"), {}, statuses=COMPLETE, limit=1)) == whole
     assert _sums(export_crf(obs, str(tmp_path / "a"), {}, statuses=COMPLETE)) == whole
 
 
 def test_height_of_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole shards without a limit, whole chunks where they fit, single rows in an emergency."""
+    """Whole shards without a limit, whole chunks where they fit, parts of a chunk in an emergency."""
     monkeypatch.setattr("streamimg3.formats.crf.resident", lambda: 100 * 2**20)
     assert _band_rows((2048, 2048), None) == 2048
     assert _band_rows((2048, 2048), 2**30) == 2048
-    assert _band_rows((2048, 2048), 180 * 2**20) % 256 == 0
-    assert _band_rows((2048, 2048), 100 * 2**20) == 1
+    assert _band_rows((2048, 2048), 166 * 2**20) == 512
+    assert _band_rows((2048, 2048), 140 * 2**20) == 128
+    assert _band_rows((2048, 2048), 100 * 2**20) == 32
+    assert _band_rows((20, 48), 1) == 20
 
 
 def test_bands_do_not_change_pixels(obs: Observation) -> None:

@@ -29,7 +29,14 @@ from streamimg3.formats.i2d_header import wcs_keywords
 from streamimg3.sky.mosaic_frame import as_asdf, plain_frames
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Observation
-from streamimg3.store.documents import ResampleDocument, SkyDocument
+from streamimg3.store.documents import (
+    AlignedExposure,
+    AlignmentDocument,
+    AssociationDocument,
+    OutlierDocument,
+    ResampleDocument,
+    SkyDocument,
+)
 
 from .mosaics import (
     ALL_PLANES,
@@ -204,6 +211,42 @@ def test_background_levels_of_skymatch(tmp_path: Path) -> None:
         assert list(data["S_SKYMAT"]) == ["COMPLETE", "SKIPPED", "COMPLETE"]
         assert hdus["PRIMARY"].header["BKGMETH"] == "global"
         assert "BKGLEVEL" not in hdus["PRIMARY"].header
+
+
+def test_rows_are_the_exposures_as_the_steps_left_them(tmp_path: Path) -> None:
+    """Names of their own products, outlines and WCS terms as aligned, the sky; stale terms of the WCS are gone."""
+    obs, _ = jwst_mosaic(str(tmp_path / "store"))
+    moved, sip = "POLYGON ICRS  1.0 2.0 1.1 2.0 1.1 2.1", {"CRVAL1": 12.5, "CD1_1": 2e-6, "A_ORDER": 2, "MJDREF": 0.0}
+    aligned = (AlignedExposure("REFERENCE"), *[AlignedExposure("SUCCESS", s_region=moved, sip=sip)] * 2)
+    obs.commit(AlignmentDocument(exposures=aligned, parameters={"save_catalogs": True}))
+    obs.commit(SkyDocument(method="match", subtract=True, levels=(0.25, None, 0.0)))
+    obs.commit(OutlierDocument(made="2026-01-02T03:04:05.678"))
+    obs.commit(dataclasses.replace(obs.document(AssociationDocument) or AssociationDocument(), asn_id="o007"))
+    statuses = {"tweakreg": "COMPLETE", "skymatch": "COMPLETE", "outlier_detection": "COMPLETE"}
+    with fits.open(export_i2d(obs, str(tmp_path), {}, statuses=statuses)) as hdus:
+        data, primary, sci = hdus["HDRTAB"].data, hdus["PRIMARY"].header, hdus["SCI"].header
+        assert list(data["FILENAME"]) == [f"jw0{i}_o007_crf.fits" for i in range(3)]
+        assert set(data["DATE"]) == {"2026-01-02T03:04:05.678"}
+        assert list(data["S_REGION"]) == [REGION, moved, moved]
+        assert list(data["CD1_1"]) == [1e-5, 2e-6, 2e-6]
+        assert list(data["BKGSUB"]) == [True, False, True]  # the second one's is what it came with
+        assert (primary["S_TWKREG"], primary["BKGMETH"], primary["TCATFILE"]) == (
+            "COMPLETE",
+            "match",
+            "jw00_cal_cat.ecsv",
+        )
+        assert primary["FILENAME"] == "field_i2d.fits"
+        assert not {"CD1_1", "MJDREF"} & set(sci)
+
+
+def test_moving_target(tmp_path: Path) -> None:
+    """The step is assign_mtwcs, and the mean position is the mosaic's."""
+    obs, _ = jwst_mosaic(str(tmp_path / "store"))
+    obs.commit(AlignmentDocument(step="assign_mtwcs", target=(12.5, -3.25)))
+    with fits.open(export_i2d(obs, str(tmp_path), {}, statuses={"assign_mtwcs": "COMPLETE"})) as hdus:
+        assert hdus["PRIMARY"].header["S_MTWCS"] == "COMPLETE"
+        assert "S_TWKREG" not in hdus["PRIMARY"].header
+        assert (hdus["SCI"].header["MT_AVRA"], hdus["SCI"].header["MT_AVDEC"]) == (12.5, -3.25)
 
 
 def test_times_that_exposures_lack(tmp_path: Path) -> None:
