@@ -290,6 +290,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
         return _coerce(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and args[-1] is Ellipsis:
+            return tuple(_coerce(args[0], p, where) for p in parts)
         if not isinstance(parts, list | tuple) or len(parts) != len(args):
             raise InputError(f"{where} = {value!r}: it must be {len(args)} numbers, for example [1, 2]")
         return tuple(_coerce(a, p, where) for a, p in zip(args, parts, strict=True))

@@ -184,7 +184,10 @@ def view(obs: Observation, scene: Scene, mesh: Mesh, box: Box) -> View:
         smoothed = smooth(padded, flags, gaussian(scene.fwhm))
         del padded, flags
     inner = box.within(outer)
-    return View(box, raw[inner], data[inner], smoothed, bad[inner])
+    raw = np.ascontiguousarray(raw[inner])  # one after the other, so that the larger windows are let go
+    data = np.ascontiguousarray(data[inner])
+    bad = np.ascontiguousarray(bad[inner])
+    return View(box, raw, data, smoothed, bad)
 
 
 def errors(obs: Observation, scene: Scene, mesh: Mesh, seen: View) -> F4:
