@@ -83,8 +83,8 @@ def deblend(smooth: F4, source: Bool, levels: Levels) -> tuple[I4, int] | None:
     return _basins(smooth, source, found[0], np.sum(values), levels)
 
 
-def thresholds(values: F4, nlevels: int, mode: str) -> F4:
-    """Return the levels between the lowest and the highest of some values, both left out; float32 as the values."""
+def thresholds(values: F4, nlevels: int, mode: str) -> F4 | F8:
+    """Return the levels between the lowest and the highest of some values, both left out; float32, for sinh float64."""
     low, high = values.min(), values.max()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         linear = np.linspace(low, high, nlevels + 2)
@@ -95,11 +95,11 @@ def thresholds(values: F4, nlevels: int, mode: str) -> F4:
             curved = np.sinh(part / 0.25) / np.sinh(1.0 / 0.25) * (high - low) + low
         else:
             curved = low * (high / low) ** part
-    inner: F4 = curved[1:-1]
+    inner: F4 | F8 = curved[1:-1]
     return inner
 
 
-def _markers(smooth: F4, source: Bool, cuts: F4, levels: Levels) -> tuple[I4, int] | None:
+def _markers(smooth: F4, source: Bool, cuts: F4 | F8, levels: Levels) -> tuple[I4, int] | None:
     """Return markers and their number: the largest connected sets that hold one peak each."""
     shape = smooth.shape
     runs = shape[0] * (shape[1] // 2 + 1) + 2  # no row has more runs of pixels, and so no image more labels

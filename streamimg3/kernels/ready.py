@@ -9,6 +9,8 @@ from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.kernels.outliers import Thresholds, resampled_outliers
 from streamimg3.kernels.pixels import add_variances
+from streamimg3.kernels.scanline import everywhere, gather
+from streamimg3.kernels.sky_level import STATISTICS, Clipping, exercise, sky_level
 from streamimg3.kernels.spline import basis, evaluate
 from streamimg3.kernels.stars import FinderOptions, find_stars
 
@@ -29,6 +31,11 @@ def _exercise() -> None:
     unflagged = [(ones, np.zeros(ones.shape, np.bool_))]
     clip_image(lambda: unflagged, ones.size)
     clip_stream(lambda: unflagged)
+    values = np.array([1.0, 2.0] * 25, np.float32)
+    for statistic in STATISTICS:
+        sky_level(lambda: [values], Clipping(statistic))
+    exercise(values)
+    gather(values.reshape(5, 10), (0, 0), everywhere((5, 10)), np.empty(50, np.float32))
     noise = np.random.default_rng(1).normal(0.0, 1.0, (60, 60)).astype(np.float32)
     find_stars(noise, np.zeros(noise.shape, np.bool_), FinderOptions(bkg_boxsize=20))
 

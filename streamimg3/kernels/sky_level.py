@@ -169,6 +169,12 @@ def _in_order(pieces: Pieces, add: Callable[..., float], *bounds: np.float32) ->
     return total
 
 
+def exercise(values: F4) -> None:
+    """Compile the loops that only rare numbers need."""
+    _in_order(lambda: [values], _sum_in_order, values[0], values[1])
+    _in_order(lambda: [values], _squares_in_order, values[0], values[1], values[0])
+
+
 # These sums may be taken in any order because `_rounded` knows how far that can lead; that makes them ten times faster.
 # Each term is rounded as written, hence its function of its own.
 _any_order: Decorator = partial(

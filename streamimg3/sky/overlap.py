@@ -65,13 +65,17 @@ class Overlap:
     polygons: tuple[PixelPolygon, ...]
 
 
-def overlaps(wcs: Callable[[int], Wcs], items: Sequence[Sequence[int]], stepsize: int | None) -> Iterator[Overlap]:
+def overlaps(
+    wcs: Callable[[int], Wcs], names: Sequence[str], items: Sequence[Sequence[int]], stepsize: int | None
+) -> Iterator[Overlap]:
     """Yield the overlaps of every exposure with every item but its own, by exposure, then by item.
 
     Parameters
     ----------
     wcs : callable
         Gives the WCS of an exposure.
+    names : sequence of str
+        What the exposures are called in messages.
     items : sequence of sequences of int
         Exposures that belong together; every exposure is in one of them.
     stepsize : int or None
@@ -83,7 +87,7 @@ def overlaps(wcs: Callable[[int], Wcs], items: Sequence[Sequence[int]], stepsize
         If a WCS gives no position for a corner, or no pixel for a position within the image.
     """
     owner = {exposure: k for k, members in enumerate(items) for exposure in members}
-    outlines = [_outline(wcs(i), stepsize, i) for i in range(len(owner))]
+    outlines = [_outline(wcs(i), name, stepsize) for i, name in enumerate(names)]
     for i, near in enumerate(_neighbours(outlines)):
         others = sorted((j for j in near if owner[j] != owner[i]), key=lambda j: owner[j])
         shared = _polygons(wcs, outlines, i, others)
@@ -101,18 +105,19 @@ def _polygons(
     What is found the quick way differs from what the geometry package finds by rounding errors; where one of those could
     move a vertex to the next pixel, or the quick way is in doubt, the package decides.
     """
-    quick = {j: _quick(outlines[exposure], outlines[j]) for j in others}
+    own = outlines[exposure]
+    quick = {j: _quick(own, outlines[j]) for j in others}
     known = {j: rings for j, rings in quick.items() if rings is not None}
     found: dict[int, list[PixelPolygon]] = {}
     if any(known.values()):
-        places = iter(_in_pixels(wcs(exposure), [ring for rings in known.values() for ring in rings], exposure))
+        places = iter(_in_pixels(wcs(exposure), [ring for rings in known.values() for ring in rings], own))
         for j, rings in known.items():
             corners = [next(places) for _ in rings]
             if not any(_doubtful(y) or _doubtful(x) for y, x in corners):
                 found[j] = [PixelPolygon.rounded(y, x) for y, x in corners]
     for j in others:
         if j not in found and quick[j] != []:
-            corners = _in_pixels(wcs(exposure), _common(outlines[exposure], outlines[j]), exposure)
+            corners = _in_pixels(wcs(exposure), _common(own, outlines[j]), own)
             found[j] = [PixelPolygon.rounded(y, x) for y, x in corners]
     return {j: found.get(j, []) for j in others}
 
@@ -143,8 +148,9 @@ def border(shape: tuple[int, int], stepsize: int | None) -> tuple[F8, F8]:
 
 @dataclass(frozen=True)
 class _Outline:
-    """Corners of an outline as unit vectors and as a closed ring, and the cap on the sky that holds it (radians)."""
+    """Corners of an exposure's outline as unit vectors and as a closed ring, and the cap that holds it (radians)."""
 
+    name: str
     corners: F8
     ring: Ring
     middle: F8
@@ -158,15 +164,15 @@ class _Outline:
         return SphericalPolygon.from_radec(*self.ring)
 
 
-def _outline(wcs: Wcs, stepsize: int | None, exposure: int) -> _Outline:
+def _outline(wcs: Wcs, name: str, stepsize: int | None) -> _Outline:
     ra, dec = (np.array(v) for v in wcs.to_sky(*border(wcs.shape, stepsize), bounded=False))
     if not np.isfinite([ra, dec]).all():
-        raise InputError(f"exposure {exposure}: its WCS gives no position for the edge of the image: mend the WCS")
+        raise InputError(f"{name}: the WCS gives no position for the edge of the image: mend it or leave the file out")
     ra[-1], dec[-1] = ra[0], dec[0]
     a, d = np.deg2rad(ra[:-1]), np.deg2rad(dec[:-1])
     corners = np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
     middle = corners.sum(axis=0) / np.linalg.norm(corners.sum(axis=0))
-    return _Outline(corners, (ra, dec), middle, float(_distance(corners, middle).max()))
+    return _Outline(name, corners, (ra, dec), middle, float(_distance(corners, middle).max()))
 
 
 def _distance(vectors: F8, point: F8) -> F8:
@@ -212,12 +218,14 @@ def _quick(one: _Outline, other: _Outline) -> list[Ring] | None:
     ]
 
 
-def _in_pixels(wcs: Wcs, rings: Sequence[Ring], exposure: int) -> list[tuple[F8, F8]]:
+def _in_pixels(wcs: Wcs, rings: Sequence[Ring], outline: _Outline) -> list[tuple[F8, F8]]:
     """Rows and columns of outlines in an exposure; all positions go through the WCS together."""
     if not rings:
         return []
     y, x = wcs.to_pixel(np.concatenate([ra for ra, _ in rings]), np.concatenate([dec for _, dec in rings]))
     if not np.isfinite([y, x]).all():
-        raise InputError(f"exposure {exposure}: its WCS gives no pixel for a position inside the image: mend the WCS")
+        raise InputError(
+            f"{outline.name}: the WCS gives no pixel for a position in the image: mend it or leave the file out"
+        )
     ends = np.cumsum([len(ra) for ra, _ in rings])[:-1]
     return list(zip(np.split(y, ends), np.split(x, ends), strict=True))

@@ -158,10 +158,8 @@ def _check_levels(exposures: Sequence[Exposure], params: Params) -> None:
 
 
 def _overlap_jobs(exposures: Sequence[Exposure], params: Params) -> list[Job]:
-    try:
-        found = overlaps(lambda i: exposures[i].wcs, items_of(exposures), params.stepsize)
-    except InputError as error:
-        raise InputError(f"{NAME}: {error}") from error
+    names = [e.record.url for e in exposures]
+    found = overlaps(lambda i: exposures[i].wcs, names, items_of(exposures), params.stepsize)
     regions: dict[int, list[Region]] = {}
     for overlap in found:
         regions.setdefault(overlap.exposure, []).append(Region(overlap.item, overlap.polygons))
@@ -269,10 +267,30 @@ def run(obs: Observation, params: Params, runner: Runner) -> SkyDocument:
     document = made.document()
     for note in (*document.notes, *([f"SKIPPED: {document.reason}"] if document.reason else [])):
         runner.progress.note(f"{NAME}: {note}")
+    runner.progress.note(f"{NAME}: {summary(document)}")
     obs.commit(document)
     obs.backend.remove_tree(f"receipts/{NAME}")  # before the numbers that the receipts speak of
     obs.backend.remove_tree(_scratch(made.mark))
     return document
+
+
+def summary(document: SkyDocument) -> str:
+    """Return one line: the range of the levels, and by how much overlaps differ without and with them."""
+    known = [level for level in document.levels if level is not None]
+    if not known:
+        return "no exposure got a level"
+    text = f"{len(known)} of {len(document.levels)} exposures have a level, {min(known):.4g} to {max(known):.4g}"
+    level = {k: document.levels[members[0]] for k, members in enumerate(document.items)}
+    before, after = [], []
+    for overlap in document.overlaps:
+        a, b = (level[i] for i in overlap.items)
+        if a is not None and b is not None:
+            before.append(overlap.values[0] - overlap.values[1])
+            after.append(before[-1] - (a - b))
+    if not before:
+        return text
+    rms = [math.sqrt(sum(d * d for d in part) / len(part)) for part in (before, after)]
+    return f"{text}; {len(before)} overlaps differ by {rms[0]:.4g} before and {rms[1]:.4g} after (rms)"
 
 
 def _digest(obs: Observation, exposures: Sequence[Exposure], params: Params) -> str:

@@ -31,7 +31,7 @@ def dithered(*offsets: tuple[float, float, float]) -> list[Wcs]:
 
 
 def found(skies: Sequence[Wcs], items: Sequence[Sequence[int]], stepsize: int | None = None) -> list[Overlap]:
-    return list(overlaps(skies.__getitem__, items, stepsize))
+    return list(overlaps(skies.__getitem__, [f"file{k}" for k in range(len(skies))], items, stepsize))
 
 
 def pixels(part: Overlap) -> scanline.I8:
@@ -172,5 +172,5 @@ def test_a_wcs_that_gives_no_position_is_refused() -> None:
         def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
             return y * np.nan, x
 
-    with pytest.raises(InputError, match="exposure 0: its WCS gives no position"):
+    with pytest.raises(InputError, match="file0: the WCS gives no position"):
         found([Broken(), Broken()], [[0], [1]])  # type: ignore[list-item]
