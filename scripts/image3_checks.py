@@ -25,6 +25,7 @@ from image3_products import (
     wcs_of,
 )
 from parity_cases import COLUMNS
+from peer import BLOCK
 
 STEPS = ("S_MTWCS", "S_TWKREG", "S_SKYMAT", "S_OUTLIR")
 LEVELS = ("BKGMETH", "BKGLEVEL", "BKGSUB")
@@ -138,7 +139,7 @@ def _table(pair: Pair, names: Sequence[str] = ()) -> Measure:
     order = [n for n in a.colnames if n in b.colnames] == list(b.colnames)
     found = [c for c in column_differences(a, b) if not names or c.name in names]
     apart = [c for c in found if not c.equal and c.name.partition(".")[0] in COLUMNS]
-    bad = [c for c in found if not c.equal and c not in apart]
+    bad = sorted((c for c in found if not c.equal and c not in apart), key=lambda c: (c.nan_equal, -c.relative))
     judged = [c for c in found if c not in apart]
     size = max((c.relative if not c.kind and c.nan_equal else math.inf for c in judged), default=math.inf)
     shown = "".join(f"; {c.name} {c.kind or f'{c.relative:.1e}'}{'' if c.nan_equal else ' NaN'}" for c in bad[:6])
@@ -345,6 +346,19 @@ def flags(pair: Pair) -> Measure:
     return Measure(text, not found.differ and not wrong and not pixels.differ and count > 0)
 
 
+def flagged_block(pair: Pair) -> Measure:
+    """Line 33: outliers are found among pixels that are NON_SCIENCE, and the same ones."""
+    counts = [sum(int(((plane(p, "DQ")[BLOCK] & 528) == 528).sum()) for p in side) for side in _sides(pair)]
+    found = _exposure_planes(pair, ("DQ",))
+    return Measure(
+        f"{counts[0]} / {counts[1]} outliers in the block; DQ {found.text()}", not found.differ and counts[0] > 0
+    )
+
+
+def _sides(pair: Pair) -> tuple[list[Path], list[Path]]:
+    return [ours for _, ours, _ in pair.exposures], [theirs for _, _, theirs in pair.exposures]
+
+
 # ---------------------------------------------------------------- mosaic
 def context(pair: Pair) -> Measure:
     """Line 1."""
@@ -466,7 +480,7 @@ CHECKS: dict[int, Check] = {
     1: context, 3: groups_counted, 4: one_exposure, 5: one_group, 6: moving_target, 8: skipped_steps, 9: reference_group,
     10: star_catalogues, 11: refused_alignment, 12: unmatched_groups, 13: corrections, 15: corrected_frames,
     19: matched_levels, 20: matched_levels, 21: no_overlap, 22: subtracted, 23: other_methods, 27: medians, 28: blots,
-    29: flags, 31: flags, 34: frame, 38: mosaic_planes, 40: noise_planes, 45: empty_pixels, 47: no_flags,
+    29: flags, 31: flags, 32: flags, 33: flagged_block, 34: frame, 38: mosaic_planes, 40: noise_planes, 45: empty_pixels, 47: no_flags,
     51: times, 52: table_of_headers, 53: outline, 54: background_keywords, 56: segments, 57: catalogue, 58: catalogue,
     59: neighbours, 60: no_sources, 61: names_and_layout,
 }  # fmt: skip

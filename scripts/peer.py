@@ -18,6 +18,7 @@ PEER_REQUIREMENTS = ("jwst==3.0.0", "pysiaf")
 KIT_VARIABLE = "STREAMIMG3_PEER_KIT"
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = Path(__file__).resolve().with_name("peer_runner.py")
+BLOCK = (slice(200, 240), slice(260, 300))
 SKIPPED_STEPS = ("tweakreg", "skymatch", "outlier_detection", "source_catalog")
 
 Value = bool | int | float | str | list[int] | list[float]
@@ -43,6 +44,8 @@ class Field:
         Columns to take out of the WCS bounding box left and right of what ``simjwst.py`` wrote.
     members : int
         Keep the first so many exposures in the association; 0 keeps all.
+    flag : int
+        Flag to set in a block of 40 x 40 pixels of every exposure; 0 sets none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Field:
     ours: tuple[str, ...]
     border: int = 0
     members: int = 0
+    flag: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def make_field(peer: Peer, field: Field) -> Path:
     kit = os.environ.get(KIT_VARIABLE)
     folder = peer.work / "fields" / (field.name + ("-kit" if kit else ""))
     arguments = field.kit if kit else field.ours
-    recipe = json.dumps([bool(kit), arguments, field.border if kit else 0, field.members])
+    marks = [field.flag] if field.flag else []
+    recipe = json.dumps([bool(kit), arguments, field.border if kit else 0, field.members, *marks])
     stamp = folder / "recipe.json"
     if not (stamp.exists() and stamp.read_text() == recipe):
         print(f"simulating field {field.name}", flush=True)
@@ -136,6 +141,8 @@ def make_field(peer: Peer, field: Field) -> Path:
             call(command, folder / "log.txt", folder)
         if field.members:
             _keep_first_members(_association(folder), field.members)
+        if field.flag:
+            _set_flag(folder, field.flag)
         stamp.write_text(recipe)
     return _association(folder)
 
@@ -159,6 +166,14 @@ def _keep_first_members(association: Path, count: int) -> None:
     tree = json.loads(association.read_text())
     tree["products"][0]["members"] = tree["products"][0]["members"][:count]
     association.write_text(json.dumps(tree, indent=1))
+
+
+def _set_flag(folder: Path, flag: int) -> None:
+    from astropy.io import fits
+
+    for path in sorted(folder.glob("*_cal.fits")):
+        with fits.open(path, mode="update") as hdus:
+            hdus["DQ"].data[*BLOCK] |= flag
 
 
 def peer_product(peer: Peer, name: str, association: Path, resample: Mapping[str, Value]) -> Path:

@@ -22,6 +22,8 @@ from streamimg3.store import Observation
 I4 = NDArray[np.int32]
 I8 = NDArray[np.int64]
 PLANE = "segmentation"
+TABLE_BYTES = 12  # of labels and what is needed to make them, for each pixel
+_LEAST_ROWS = 16
 _SIDES = ("bottom", "top", "left", "right")
 
 
@@ -58,27 +60,38 @@ def tile_of(scene: Scene, task: Task) -> Tile:
 
 def label_tasks(scene: Scene) -> list[Task]:
     """One task for each tile."""
-    halo = scene.halo
     tasks = []
     for tile in scene.grid:
-        outer = tile.box.grow(halo).intersect(scene.image) or tile.box
-        need = outer.size * LABEL_BYTES + SPARE
-        tasks.append(
-            Task(tile.key, need, need, ((f"{scene.path}/sci", outer.as_tuple()),),
-                 ((labels_path(scene), tile.box.as_tuple()),), (tile.row, tile.col))
-        )  # fmt: skip
+        outer = tile.box.grow(scene.halo).intersect(scene.image) or tile.box
+        most, least = (_label_bytes(scene, tile, rows) for rows in (tile.box.shape[0], _LEAST_ROWS))
+        reads, writes = (f"{scene.path}/sci", outer.as_tuple()), (labels_path(scene), tile.box.as_tuple())
+        tasks.append(Task(tile.key, most, min(most, least), (reads,), (writes,), (tile.row, tile.col)))
     return tasks
+
+
+def _label_bytes(scene: Scene, tile: Tile, rows: int) -> int:
+    """Return what labelling a tile takes when its pixels are read in bands of some rows."""
+    height, width = tile.box.shape
+    band = (min(rows, height) + 2 * scene.halo) * (width + 2 * scene.halo) * LABEL_BYTES
+    return max(tile.box.size * TABLE_BYTES, tile.box.size + band) + SPARE
 
 
 def label_work(task: Task, *, obs: Observation, scene: Scene, rules: Rules) -> dict[str, float]:
     """Label one tile: keep its labels, their outlines and the labels on its rims."""
     tile, mesh = tile_of(scene, task), known_mesh(obs, scene)
-    seen = view(obs, scene, mesh, tile.box)
-    threshold = mesh.noise(*tile.box.as_tuple())
-    threshold *= np.float32(rules.snr)
-    above = seen.smooth > threshold
-    above &= ~seen.bad
-    del seen, threshold
+    rows = next(
+        n
+        for n in (tile.box.shape[0], 512, 128, _LEAST_ROWS)
+        if _label_bytes(scene, tile, n) <= task.limit or n == _LEAST_ROWS
+    )
+    above = np.empty(tile.box.shape, np.bool_)
+    for y0 in range(tile.box.y0, tile.box.y1, rows):
+        band = Box(y0, tile.box.x0, min(y0 + rows, tile.box.y1), tile.box.x1)
+        seen = view(obs, scene, mesh, band)
+        threshold = mesh.noise(*band.as_tuple())
+        threshold *= np.float32(rules.snr)
+        above[band.within(tile.box)] = (seen.smooth > threshold) & ~seen.bad
+        del seen, threshold
     labels, count = label(above, rules.eight)
     found = outlines(labels, count)
     table = np.zeros(count + 1, np.int32)
@@ -87,7 +100,7 @@ def label_work(task: Task, *, obs: Observation, scene: Scene, rules: Rules) -> d
     relabel(labels, table)
     found = found.take(keep).shift(tile.box.y0, tile.box.x0)
     if len(found.area):
-        obs.write(labels_path(scene), (), tile.box, labels.astype(np.uint32))
+        obs.write(labels_path(scene), (), tile.box, labels.view(np.uint32))
     rims = {"bottom": labels[0], "top": labels[-1], "left": labels[:, 0], "right": labels[:, -1]}
     write_table(
         obs, scene.key(f"tiles/{tile.key}"), rims | {"area": found.area, "box": found.box, "first": found.first}

@@ -42,7 +42,7 @@ I8 = NDArray[np.int64]
 
 # Bytes that a task holds for each pixel of a window that it measures, beside the window's largest blend; measured
 VIEW_BYTES = 38
-_CUT_BYTES = 16  # smoothed image, flags and parts of a source that is divided
+_CUT_BYTES = 5  # smoothed image and mask of a source that is divided
 _LEAST_ROWS = 16
 
 
@@ -333,11 +333,15 @@ def _bands(scene: Scene, box: Box, limit: int) -> Iterator[Box]:
 
 
 def _divide_in_bands(obs: Observation, scene: Scene, rules: Rulebook, source: Source, limit: int) -> I4 | None:
-    smooth, labels = np.empty(source.box.shape, np.float32), np.empty(source.box.shape, np.int32)
-    for band in _bands(scene, source.box, limit - source.box.size * (_CUT_BYTES + DEBLEND_BYTES)):
+    """Return the parts of a segment whose bounding box is read in bands, None if it stays whole."""
+    if rules.levels is None:
+        return None
+    smooth, inside = np.empty(source.box.shape, np.float32), np.empty(source.box.shape, np.bool_)
+    for band in _bands(scene, source.box, limit - source.box.size * _CUT_BYTES):
         smooth[band.within(source.box)] = view(obs, scene, known_mesh(obs, scene), band).smooth
-        labels[band.within(source.box)] = read_numbers(obs, scene, band)
-    return _divide(smooth, labels, source.box, rules, source)
+        inside[band.within(source.box)] = read_numbers(obs, scene, band) == source.number
+    found = deblend(smooth, inside, rules.levels)
+    return None if found is None else found[0]
 
 
 def _band_levels(bands: Callable[[Box], Iterator[Pixels]], scene: Scene, boxes: I8, frame: int) -> F8:

@@ -25,6 +25,7 @@ from streamimg3.store.layout import TILE, inner_chunk
 
 NAME = "outlier_detection"
 DOCUMENT = OutlierDocument.kind
+PARTS = ("groups", "median", "flags")
 _CREATED = "_created"
 _CODE = 1  # raised when the numbers a given input leads to change
 KERNELS = ("square", "point", "turbo")
@@ -208,6 +209,7 @@ def run(obs: Observation, params: Params, runner: Runner) -> OutlierDocument:
     made = _Run(obs, params, runner, job)
     document = made.resampled() if params.resample_data else made.stacked()
     obs.consolidate()
+    made.forget()  # from here on the document tells what is done
     obs.commit(document)
     if not params.save_intermediate_results:
         obs.backend.remove_tree(ROOT)
@@ -274,13 +276,16 @@ class _Run:
         ledger = Ledger(self.obs.backend, NAME, self.mark)
         if _CREATED not in ledger.done():
             self.obs.retract(DOCUMENT)
-            for part in ("groups", "median", "flags"):
-                Ledger(self.obs.backend, f"{NAME}-{part}", self.mark).forget_others([])
-            ledger.forget_others()
+            self.forget()
             self._arrays(count)
             ledger.mark(_CREATED)
         self.obs.backend.sweep()
         self.setup.write(self.obs)
+
+    def forget(self) -> None:
+        """Drop all receipts of the step: the arrays that they speak of are removed or made anew."""
+        for part in ("", *(f"-{p}" for p in PARTS)):
+            self.obs.backend.remove_tree(f"receipts/{NAME}{part}")
 
     def _arrays(self, count: int) -> None:
         unit = self.job.exposures[0].record.bunit

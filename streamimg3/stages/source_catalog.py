@@ -312,16 +312,17 @@ def run(obs: Observation, params: Params, runner: Runner) -> CatalogDocument:
     if kept is not None and kept.digest == job.scene.mark:
         runner.progress.note(f"{NAME}: unchanged, kept")
         return kept
+    runner.check(_planned(params, job.scene, job.rules))
     _start(obs, job.scene)
-    try_again = _Passes(obs, job.scene, runner)
-    document = _failed(job, params, job.failure) if job.failure else _make(obs, params, job, try_again)
-    document = dataclasses.replace(document, cost=try_again.cost)
+    passes = _Passes(obs, job.scene, runner)
+    document = _failed(job, params, job.failure) if job.failure else _make(obs, params, job, passes)
+    document = dataclasses.replace(document, cost=passes.cost)
     if document.status == "FAILED":
         runner.progress.note(f"{NAME}: no catalogue: {document.reason}")
         obs.backend.remove_tree(PATH)
     obs.consolidate()  # before the commit: who sees the document must see the arrays
     obs.commit(document)
-    try_again.forget()
+    passes.forget()
     obs.backend.remove_tree(job.scene.key("").rstrip("/"))
     return document
 

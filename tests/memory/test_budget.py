@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-import streamimg3
 from tests.conftest import SKIP
+from tests.memory.conftest import simulate
 from tests.memory.family_rss import MIB, Measured, run_measured
 
 pytestmark = [
@@ -22,29 +21,6 @@ pytestmark = [
 ]
 
 STAGES = ("ingest", "resample")
-
-
-@pytest.fixture(autouse=True)
-def _found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let subprocesses import the package that is under test."""
-    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
-
-
-def _simulate(folder: Path, *options: object) -> str:
-    """Simulate a field in a process of its own and return its association."""
-    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "streamimg3", "simulate", str(folder), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
-    return done.stdout.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def preset_c(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """24 exposures of 2048 x 2048 (2.7 GB)."""
-    folder = tmp_path_factory.mktemp("preset_c")
-    yield _simulate(folder, "--preset", "c")
-    shutil.rmtree(folder)
 
 
 def _image3(association: str, folder: Path, memory: str, workers: int) -> Measured:
@@ -113,7 +89,7 @@ def test_peak_does_not_depend_on_the_number_of_exposures(tmp_path: Path) -> None
     for count, pointings in ((24, (2, 4)), (96, (4, 8))):
         folder = tmp_path / str(count)
         options = ("--preset", "a", "--size", 1024, "--dithers", 3, "--pointings", *pointings, "--detectors", 1)
-        association = _simulate(folder / "in", *options)
+        association = simulate(folder / "in", *options)
         assert len(list((folder / "in").glob("*_cal.fits"))) == count
         measured = _image3(association, folder, "2GiB", 1)
         shutil.rmtree(folder / "in")

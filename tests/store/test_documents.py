@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamimg3.errors import StoreError
+from streamimg3.sky.correction import Correction
 from streamimg3.store.documents import (
     AssociationDocument,
     Document,
@@ -36,6 +37,10 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return st.one_of([values_of(a) for a in args])
+    if kind is Correction:  # its kinds are listed
+        hints = typing.get_type_hints(kind)
+        rest = {f.name: values_of(hints[f.name]) for f in dataclasses.fields(kind) if f.name != "kind"}
+        return st.builds(kind, kind=st.sampled_from(["tangent", "moving"]), **rest)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return st.builds(kind, **{f.name: values_of(hints[f.name]) for f in dataclasses.fields(kind)})

@@ -240,12 +240,12 @@ def test_a_damaged_index_is_named(obs: Observation, index: bytes | None) -> None
 
 
 def test_documents_are_committed_and_retracted(obs: Observation) -> None:
-    document = SkyDocument("match", (0.5, None))
+    document = SkyDocument(method="match", levels=(0.5, None))
     assert obs.document(SkyDocument) is None
     obs.commit(document)
-    obs.commit(SkyDocument("global", ()), "sky-other")
+    obs.commit(SkyDocument(method="global"), "sky-other")
     assert obs.document(SkyDocument) == document
-    assert obs.document(SkyDocument, "sky-other") == SkyDocument("global", ())
+    assert obs.document(SkyDocument, "sky-other") == SkyDocument(method="global")
     obs.retract("sky")
     obs.retract("sky")
     assert obs.document(SkyDocument) is None and obs.document(SkyDocument, "sky-other") is not None
