@@ -480,7 +480,8 @@ CHECKS: dict[int, Check] = {
     1: context, 3: groups_counted, 4: one_exposure, 5: one_group, 6: moving_target, 8: skipped_steps, 9: reference_group,
     10: star_catalogues, 11: refused_alignment, 12: unmatched_groups, 13: corrections, 15: corrected_frames,
     19: matched_levels, 20: matched_levels, 21: no_overlap, 22: subtracted, 23: other_methods, 27: medians, 28: blots,
-    29: flags, 31: flags, 32: flags, 33: flagged_block, 34: frame, 38: mosaic_planes, 40: noise_planes, 45: empty_pixels, 47: no_flags,
+    29: flags, 31: flags, 32: flags, 33: flagged_block,
+    34: frame, 38: mosaic_planes, 40: noise_planes, 45: empty_pixels, 47: no_flags,
     51: times, 52: table_of_headers, 53: outline, 54: background_keywords, 56: segments, 57: catalogue, 58: catalogue,
     59: neighbours, 60: no_sources, 61: names_and_layout,
 }  # fmt: skip

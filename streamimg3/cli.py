@@ -81,7 +81,9 @@ def run(
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_)
     with Reporter(log_json) as reporter:
-        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline)
+        session = api.Session(
+            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline
+        )
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:

@@ -11,10 +11,16 @@ from streamimg3.errors import InputError
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import normalise
-from streamimg3.store.documents import AlignmentDocument, AssociationDocument, CatalogDocument, RunDocument
+from streamimg3.store.documents import (
+    AlignmentDocument,
+    AssociationDocument,
+    CatalogDocument,
+    OutlierDocument,
+    RunDocument,
+)
 from streamimg3.store.layout import CHUNK
 
-_CRF_PIXEL = 48  # bytes per pixel of a band while an exposure is written
+_CRF_PIXEL, _CRF_REST = 32, 40 * MIB  # measured: bytes per pixel of a band while an exposure is written, and the rest
 _THINNEST = 32
 
 
@@ -58,8 +64,15 @@ def export(
                 obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses
             )
         )
+    outliers = obs.document(OutlierDocument)
+    if "outlier_detection" in statuses and outliers is not None and outliers.wcs_asdf:
+        from streamimg3.formats.outlier_products import export_outlier_products
+
+        written += export_outlier_products(
+            obs, session.output_dir, session.storage_options, statuses=statuses, limit=runner.memory
+        )
     if statuses.get("source_catalog", "SKIPPED") != "SKIPPED":
-        written += _catalog(obs, session, runner)
+        written += _catalog(obs, session, runner, statuses)
     if statuses.get("tweakreg", "SKIPPED") != "SKIPPED":
         written += _stars(obs, session)
     for url in written:
@@ -87,7 +100,7 @@ def _exposures(obs: Observation, session: Session, runner: Runner, statuses: Map
 
 
 def _exposure_task(index: int, shape: tuple[int, int]) -> Task:
-    most, least = (shape[1] * rows * _CRF_PIXEL + 24 * MIB for rows in (CHUNK, _THINNEST))
+    most, least = (shape[1] * rows * _CRF_PIXEL + _CRF_REST for rows in (CHUNK, _THINNEST))
     return Task(f"e{index:06d}", most, least, item=index)
 
 
@@ -115,7 +128,7 @@ def _stars(obs: Observation, session: Session) -> list[str]:
     return written
 
 
-def _catalog(obs: Observation, session: Session, runner: Runner) -> list[str]:
+def _catalog(obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str]) -> list[str]:
     """Write catalogue and segmentation map, if sources were found."""
     from streamimg3.formats.catalog import export_catalog
     from streamimg3.formats.segm import export_segm
@@ -125,7 +138,9 @@ def _catalog(obs: Observation, session: Session, runner: Runner) -> list[str]:
         return []
     written = [export_catalog(obs, session.output_dir, session.storage_options)]
     if document.segmentation:
-        written.append(export_segm(obs, session.output_dir, session.storage_options, limit=runner.memory))
+        written.append(
+            export_segm(obs, session.output_dir, session.storage_options, limit=runner.memory, statuses=statuses)
+        )
     return written
 
 

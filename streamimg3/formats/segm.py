@@ -84,8 +84,11 @@ def _units(obs: Observation, mosaic: Mosaic, catalog: str, made: str, limit: int
     headers, _ = described(mosaic)
     ours = {"DATE": made, "DATAMODL": "SegmentationMapModel"}
     cards = [_changed(card, ours) for card in headers.primary]
-    at = next((i for i, card in enumerate(cards) if card.keyword == "HISTORY"), len(cards))
-    cards.insert(at, make_card(_CATALOG[1], catalog, {_CATALOG[1]: "source catalogue of this map"}))
+    steps = [i for i, card in enumerate(cards) if card.keyword.startswith("S_")]
+    cards.insert(
+        steps[-1] + 1 if steps else len(cards),
+        make_card(_CATALOG[1], catalog, {_CATALOG[1]: "source catalogue of this map"}),
+    )
     path = f"{mosaic.document.path}/{_PLANE}"
     units: list[Unit] = [primary(cards), image(obs, path, "SCI", limit, _wcs_cards(mosaic, headers))]
     return [*units, asdf_unit(_tree(mosaic, headers, ours | {_CATALOG[1]: catalog}), units)]
@@ -100,7 +103,16 @@ def _changed(card: fits.Card, ours: Mapping[str, str]) -> fits.Card:
 def _wcs_cards(mosaic: Mosaic, headers: Headers) -> list[fits.Card]:
     """The cards that say where on the sky the pixels are."""
     wanted = {*wcs_keywords(mosaic.wcs), "S_REGION", "VELOSYS", "EQUINOX"}
-    return [card for card in headers.sci if card.keyword in wanted]
+    chosen: list[fits.Card] = []
+    heading: list[fits.Card] = []
+    for card in headers.sci:
+        if card.keyword == "":
+            heading = [*heading, card]
+            continue
+        if card.keyword in wanted:
+            chosen += [*heading, card]
+        heading = []
+    return chosen
 
 
 def _tree(mosaic: Mosaic, headers: Headers, ours: Mapping[str, str]) -> dict[str, object]:

@@ -128,9 +128,9 @@ def clip_image(bands: Bands, size: int) -> Clipped:
 
 
 class Level(NamedTuple):
-    """Count, mean, median and standard deviation of the values that clipping leaves; NaN where none are left."""
+    """How many values clipping leaves, their mean, median and standard deviation; NaN where none are left."""
 
-    count: int
+    left: int
     mean: float
     median: float
     std: float

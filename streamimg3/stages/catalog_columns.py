@@ -36,8 +36,8 @@ class Photometry:
         Encircled energies of the apertures in per cent; none = there are no apertures.
     areas : tuple of float
         Areas of the apertures, pixels.
-    correction : float
-        From the largest aperture to all light.
+    corrections : tuple of float
+        From each aperture to all light; the largest one's is used.
     offset : float or None
         AB minus Vega magnitude.
     star_limits : tuple of float
@@ -47,7 +47,7 @@ class Photometry:
     unit: str | None
     energies: tuple[int, ...] = ()
     areas: tuple[float, ...] = ()
-    correction: float = 1.0
+    corrections: tuple[float, ...] = ()
     offset: float | None = None
     star_limits: tuple[float, float] = (2.0, 1.8)
 
@@ -145,7 +145,7 @@ def _apertures(table: _Table, of: Getter) -> None:
     fluxes = [of(f"circle{k}") - ring * area for k, area in enumerate(p.areas)]
     found = {str(e): (f, of(f"circle{k}_err")) for k, (e, f) in enumerate(zip(p.energies, fluxes, strict=True))}
     largest = f"the aperture of {p.energies[-1]}% encircled energy"
-    found["_total"] = tuple(p.correction * v for v in found[str(p.energies[-1])])  # type: ignore[assignment]
+    found["_total"] = tuple(p.corrections[-1] * v for v in found[str(p.energies[-1])])  # type: ignore[assignment]
     inside = {n: f"within the aperture of {n}% encircled energy" for n in found}
     inside["_total"] = f"of all light, corrected from {largest}; for unresolved sources only"
     for name, (flux, error) in found.items():

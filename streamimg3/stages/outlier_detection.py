@@ -19,7 +19,7 @@ from streamimg3.stages import outlier_stack as stack
 from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference
 from streamimg3.stages.outlier_median import ROOT, Group
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain
+from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain, utc_now
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE, inner_chunk
 
@@ -356,8 +356,10 @@ class _Run:
         share = sum(counts) / sum(la.shape[0] * la.shape[1] for la in layers)
         self.runner.progress.note(f"{NAME}: {sum(counts)} pixels flagged ({share:.3%})")
         c = self.cost
+        kept = self.params.save_intermediate_results and self.params.resample_data
         return OutlierDocument(
-            digest=self.mark, parameters=plain(self.params), flagged=tuple(counts), layers=tuple(names),
+            digest=self.mark, made=utc_now(), wcs_asdf=self.setup.wcs_asdf if kept else "",
+            parameters=plain(self.params), flagged=tuple(counts), layers=tuple(names),
             thresholds=thresholds, notes=tuple(self.notes),
             cost=StageCost(c.wall_s, c.cpu_s, c.peak_rss, c.tasks_done, c.tasks_kept, dict(c.split)),
         )  # fmt: skip

@@ -7,7 +7,6 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 from streamimg3.engine import Outcome, Runner, Task
@@ -32,7 +31,7 @@ from streamimg3.stages.layers import (
 )
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost, plain
+from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost, plain, utc_now
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 
@@ -371,11 +370,6 @@ def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
         obs.create_image(f"{setup.path}/{plane}", (*lead, *setup.shape), setup.tile, bunit, fill)
 
 
-def _now() -> str:
-    """UTC time to the millisecond."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-
-
 def _cost(outcome: Outcome) -> StageCost:
     return StageCost(
         outcome.wall_s, outcome.cpu_s, outcome.peak_rss, outcome.tasks_done, outcome.tasks_kept, dict(outcome.split)
@@ -387,7 +381,7 @@ def _document(
 ) -> ResampleDocument:
     frame = target.frame
     return ResampleDocument(
-        digest=setup.digest, made=_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
+        digest=setup.digest, made=utc_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
         pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
         exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=_notes(setup, target, params),

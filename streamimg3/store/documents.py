@@ -8,6 +8,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from streamimg3.errors import StoreError
@@ -87,6 +88,11 @@ def revive(kind: Any, value: Any) -> Any:
         inner = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         return tuple(revive(a, v) for a, v in zip(inner, value, strict=True))
     return float(value) if kind is float else value
+
+
+def utc_now() -> str:
+    """Return the UTC time to the millisecond, as documents carry it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
 
 
 def plain(parameters: Any) -> dict[str, Any]:

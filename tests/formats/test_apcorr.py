@@ -27,10 +27,12 @@ def apcorr(folder: Path, keys: dict[str, list[str]]) -> str:
     """Three apertures for each row of the keys."""
     n = len(next(iter(keys.values()))) if keys else 1
     columns = [fits.Column(k, "15A", array=np.repeat(v, 3)) for k, v in keys.items()]
-    for name, values in {
-        "eefraction": [0.3, 0.5, 0.7], "radius": [0.8, 1.3, 2.1], "apcorr": [3.4, 2.0, 1.5], "skyin": [9.0] * 3, "skyout": [14.0] * 3,
-    }.items():  # fmt: skip
-        columns.append(fits.Column(name, "E", array=np.tile(values, n) + np.repeat(np.arange(n), 3) * (name == "radius")))
+    numbers = {"eefraction": [0.3, 0.5, 0.7], "radius": [0.8, 1.3, 2.1], "apcorr": [3.4, 2.0, 1.5]}
+    numbers |= {"skyin": [9.0] * 3, "skyout": [14.0] * 3}
+    for name, values in numbers.items():
+        columns.append(
+            fits.Column(name, "E", array=np.tile(values, n) + np.repeat(np.arange(n), 3) * (name == "radius"))
+        )
     path = folder / "apcorr.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(columns, name="APCORR")]).writeto(path)
     return str(path)
@@ -46,7 +48,7 @@ def abvega(folder: Path, **columns: Any) -> str:
     ("keywords", "keys", "offsets", "radius"),
     [
         ({"PUPIL": "CLEAR"}, {"filter": ["F115W", "F200W"], "pupil": ["CLEAR", "CLEAR"]},
-         {"filter": ["F200W", "F200W"], "pupil": ["CLEAR", "F162M"], "abvega_offset": np.float32([1.25, 2.0])}, 1.8),
+         {"filter": ["F200W", "F200W"], "pupil": ["CLEAR", "F162M"], "abvega_offset": [1.25, 2.0]}, 1.8),
         ({"INSTRUME": "MIRI", "FILTER": "F770W", "SUBARRAY": "FULL"}, {"filter": ["F770W"] * 2, "subarray": ["BRIGHTSKY", "FULL"]},
          {"filter": ["F770W"], "abvega_offset": [1.25]}, 1.8),
         ({"INSTRUME": "FGS", "FILTER": None}, {}, {"detector": ["GUIDER1", "NRCB1"], "abvega_offset": [9.0, 1.25]}, 0.8),

@@ -22,7 +22,7 @@ def test_as_astropy_does(seed: int, count: int, parts: int, signed: bool) -> Non
     values = values.astype(np.float32)
     kept = sigma_clip(values, sigma=3, maxiters=5, masked=False, copy=True)
     found = clip_stream(lambda: [(v[None], np.zeros((1, v.size), np.bool_)) for v in np.array_split(values, parts)])
-    assert found.count == kept.size
+    assert found.left == kept.size
     assert found.mean == pytest.approx(np.mean(kept, dtype="f8"), rel=1e-12, abs=1e-12)
     assert np.float32(found.median) == np.median(kept)
     assert found.std == pytest.approx(float(np.std(kept, dtype="f8")), rel=1e-9, abs=1e-9)
@@ -30,11 +30,11 @@ def test_as_astropy_does(seed: int, count: int, parts: int, signed: bool) -> Non
 
 def test_nothing_left() -> None:
     found = clip_stream(lambda: [(np.ones((2, 2), np.float32), np.ones((2, 2), np.bool_))])
-    assert found.count == 0
+    assert found.left == 0
     assert math.isnan(found.mean)
 
 
 def test_constant_values() -> None:
     """Weights that are all the same (exposure times) are not clipped away."""
     found = clip_stream(lambda: [(np.full((10, 100), 123.25, np.float32), np.zeros((10, 100), np.bool_))] * 3)
-    assert (found.count, found.mean, found.median, found.std) == (3000, 123.25, 123.25, 0.0)
+    assert (found.left, found.mean, found.median, found.std) == (3000, 123.25, 123.25, 0.0)

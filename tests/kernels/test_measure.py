@@ -61,8 +61,9 @@ def test_bands_change_no_bit(height: int) -> None:
     for add in (made.add, made.add_central):
         for y in range(0, IMAGE.shape[0], height):
             y0, y1 = max(y - 3, 0), min(y + height + 3, IMAGE.shape[0])
-            window = [np.ascontiguousarray(a[y0:y1]) for a in (HOLES, SMOOTH, ERROR, BAD, LABELS)]
-            add(Pixels((y0, 0), *window, (y, min(y + height, IMAGE.shape[0]))))  # type: ignore[arg-type]
+            data, smoothed, error = (np.ascontiguousarray(a[y0:y1]) for a in (HOLES, SMOOTH, ERROR))
+            rows = y, min(y + height, IMAGE.shape[0])
+            add(Pixels((y0, 0), data, smoothed, error, BAD[y0:y1], LABELS[y0:y1], rows))
     found, expected = made.shapes(np.zeros(COUNT)), whole()
     for name in ("x", "y", "x_err", "y_err", "xy_cov", "flux", "flux_err", "area", "semimajor", "orientation"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
@@ -70,13 +71,13 @@ def test_bands_change_no_bit(height: int) -> None:
 
 def test_without_smoothing_the_errors_are_sextractors() -> None:
     """ERRX2_IMAGE: the errors squared times the distance squared, over the flux squared."""
-    inside = LABELS == LABELS[SMOOTH.argmax() // 80, SMOOTH.argmax() % 80]
+    inside = np.equal(LABELS, LABELS.flat[SMOOTH.argmax()])
     box = outlines(inside.astype(np.int32), 1).box
     made = Sums(np.array([1], np.int32), box, gaussian(0.0))
     for add in (made.add, made.add_central):
         add(Pixels((0, 0), HOLES, SMOOTH, ERROR, BAD, inside.astype(np.int32)))
     shapes = made.shapes(np.zeros(1))
-    y, x = np.nonzero(inside)
+    x = np.nonzero(inside)[1]
     light, noise = SMOOTH[inside].astype(float), ERROR[inside].astype(float)
     expected = np.sqrt(np.sum(noise**2 * (x - shapes.x[0]) ** 2)) / light.sum()
     assert shapes.x_err[0] == pytest.approx(expected, rel=1e-12)
@@ -99,6 +100,8 @@ def test_a_line_of_pixels_has_a_width() -> None:
 def test_neighbours() -> None:
     y, x = np.array([0.0, 3.0, np.nan, 50.0, 3.0]), np.array([0.0, 4.0, 1.0, 0.0, 4.0])
     index, distance = nearest(y, x)
-    assert index.tolist() == [1, 4, -1, 1, 1] or index.tolist() == [4, 4, -1, 4, 1] or index.tolist()[1:] == [4, -1, 1, 1]
+    assert (
+        index.tolist() == [1, 4, -1, 1, 1] or index.tolist() == [4, 4, -1, 4, 1] or index.tolist()[1:] == [4, -1, 1, 1]
+    )
     np.testing.assert_allclose(distance, [5.0, 0.0, np.nan, np.hypot(47, 4), 0.0])
     assert nearest(y[:1], x[:1])[0].tolist() == [-1] and np.isnan(nearest(y[:1], x[:1])[1]).all()

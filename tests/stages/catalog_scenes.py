@@ -90,7 +90,7 @@ def stored(url: str, scene: Scene, tile: int, **more: Any) -> Observation:
     return obs
 
 
-def with_references(obs: Observation, **changes: Any) -> dict[str, str]:
+def with_references(obs: Observation, **changes: Any) -> dict[str, Any]:
     """Commit what reference files would say; returns the parameters that name them."""
     facts: dict[str, Any] = {"apcorr": "apcorr.fits", "abvegaoffset": "abvega.asdf", "rows": APCORR, "offset": 1.5}
     obs.commit(ApertureDocument(**facts | changes))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamimg3 import Observation
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.runner import Progress
+from streamimg3.engine.runner import Outcome, Progress
 from streamimg3.errors import InputError
 from streamimg3.kernels.aperture import Circles
 from streamimg3.kernels.background import background_mesh
@@ -21,11 +21,11 @@ from streamimg3.kernels.deblend import Levels
 from streamimg3.kernels.segment_stars import divide
 from streamimg3.kernels.segments import label, outlines, relabel
 from streamimg3.kernels.smooth import gaussian, smooth
-from streamimg3.stages import catalog_pixels, catalog_segments, catalog_sources, source_catalog
+from streamimg3.stages import catalog_job, catalog_pixels, catalog_segments, catalog_sources, source_catalog
 from streamimg3.stages.catalog_sources import Rulebook
 from streamimg3.stages.source_catalog import Params
 from streamimg3.store.documents import CatalogDocument, ResampleDocument
-from tests.stages.catalog_scenes import EDGE, Scene, crowded, segmentation, stored, table, with_references
+from tests.stages.catalog_scenes import EDGE, Scene, blob, crowded, segmentation, stored, table, with_references
 
 SETTINGS: dict[str, Any] = {"npixels": 9, "bkg_boxsize": 50}
 
@@ -93,7 +93,11 @@ def test_labels_and_numbers_do_not_depend_on_tiles(
 def test_the_scene_is_hard_on_tiles(done: tuple[Observation, CatalogDocument]) -> None:
     """Sources reach over corners and seams, one over several tiles, and blends are divided across seams."""
     labels = segmentation(done[0])
-    tiles = [set(np.unique(labels[y : y + EDGE, x : x + EDGE])) - {0} for y in range(0, 205, EDGE) for x in range(0, 230, EDGE)]
+    tiles = [
+        set(np.unique(labels[y : y + EDGE, x : x + EDGE])) - {0}
+        for y in range(0, 205, EDGE)
+        for x in range(0, 230, EDGE)
+    ]
     counts = {n: sum(n in t for t in tiles) for t in tiles for n in t}
     assert sum(c >= 2 for c in counts.values()) >= 6 and max(counts.values()) >= 4
     assert 0 != labels[30, 60] != labels[30, 67] and 0 != labels[125, 30] != labels[132, 31]
@@ -136,7 +140,9 @@ def test_equal_to_photutils(scene: Scene, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clip = SigmaClip(3.0)  # of five rounds
-        mesh = Background2D(data, 50, filter_size=3, coverage_mask=bad, bkg_estimator=MedianBackground(), sigma_clip=clip)
+        mesh = Background2D(
+            data, 50, filter_size=3, coverage_mask=bad, bkg_estimator=MedianBackground(), sigma_clip=clip
+        )
         less = data - mesh.background
         smoothed = convolve(less, Gaussian2DKernel(2.0 / 2.3548200450309493), mask=bad)
         found = SourceFinder(9, deblend=False, progress_bar=False)(smoothed, 3.0 * mesh.background_rms, mask=bad)
@@ -160,7 +166,7 @@ def test_a_source_read_in_bands_has_the_same_numbers(scene: Scene, tmp_path: Pat
     obs = stored(str(tmp_path / "field.zarr"), scene, EDGE)
     mosaic = obs.document(ResampleDocument)
     assert mosaic is not None
-    sources = source_catalog.prepare(obs, Params(**SETTINGS), mosaic).scene
+    sources = catalog_job.prepare(obs, Params(**SETTINGS), mosaic).scene
     source_catalog._start(obs, sources)
     for task in catalog_pixels.mesh_tasks(sources):
         catalog_pixels.mesh_work(task, obs=obs, scene=sources)
@@ -221,7 +227,6 @@ def test_position_errors_are_those_of_repeated_noise() -> None:
     """One star under 200 skies: the scatter of the centroid is what the catalogue says (itself known to 5 %)."""
     rng = np.random.default_rng(2)
     from streamimg3.kernels.measure import Pixels, Sums
-    from tests.stages.catalog_scenes import blob
 
     star, sigma = blob(20.3, 19.6, 600, 1.6, shape=(41, 41)), 0.6
     inside = (np.hypot(*(np.mgrid[:41, :41] - np.array([20.3, 19.6])[:, None, None])) < 4.5).astype(np.int32)
@@ -280,7 +285,11 @@ def test_reference_files_without_these_optics(scene: Scene, tmp_path: Path, chan
 
 def test_an_empty_sky(scene: Scene, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    flat = Scene(rng.normal(1, 0.1, (90, 80)).astype(np.float32), np.full((90, 80), 0.1, np.float32), np.ones((90, 80), np.float32))
+    flat = Scene(
+        rng.normal(1, 0.1, (90, 80)).astype(np.float32),
+        np.full((90, 80), 0.1, np.float32),
+        np.ones((90, 80), np.float32),
+    )
     obs = stored(str(tmp_path / "field.zarr"), flat, 32)
     document = again(obs)
     assert (document.status, document.sources) == ("FAILED", 0) and "no source" in (document.reason or "")
@@ -290,8 +299,6 @@ def test_an_empty_sky(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_one_source_has_no_neighbour(tmp_path: Path) -> None:
-    from tests.stages.catalog_scenes import blob
-
     rng = np.random.default_rng(1)
     image = blob(33, 31, 500, 1.6, shape=(70, 80)) + rng.normal(0, 0.2, (70, 80))
     lone = Scene(image.astype(np.float32), np.full((70, 80), 0.2, np.float32), np.ones((70, 80), np.float32))
@@ -323,7 +330,9 @@ def test_star_finders_do_not_depend_on_tiles(scene: Scene, tmp_path: Path, finde
     assert np.isnan(tables[0]["isophotal_area"]).all() and np.isfinite(tables[0]["aper70_flux"]).any()
 
 
-def test_apertures_without_the_background(done: tuple[Observation, CatalogDocument], scene: Scene, tmp_path: Path) -> None:
+def test_apertures_without_the_background(
+    done: tuple[Observation, CatalogDocument], scene: Scene, tmp_path: Path
+) -> None:
     """The sky level is in aper_bkg_flux unless asked otherwise; the fluxes, less the ring's level, hardly change."""
     obs = stored(str(tmp_path / "field.zarr"), scene, EDGE)
     again(obs, subtract_background=True, **with_references(obs))
@@ -373,8 +382,49 @@ def test_an_interrupted_run_goes_on(
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
 
 
-def test_plans_are_made_before_and_after_the_mosaic(done: tuple[Observation, CatalogDocument], ingested: Observation) -> None:
+def test_plans_are_made_before_and_after_the_mosaic(
+    done: tuple[Observation, CatalogDocument], ingested: Observation
+) -> None:
     for obs in (done[0], ingested):
         tasks = source_catalog.plan(obs, Params())
         assert tasks and len({t.key for t in tasks}) == len(tasks)
         assert all(0 < t.least <= t.nbytes for t in tasks)
+
+
+# ---------------------------------------------------------------- memory
+def test_tasks_hold_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that a task makes at a time, traced, on tiles large enough for pixels to matter; windows and thin bands."""
+    import tracemalloc
+
+    rng = np.random.default_rng(4)
+    shape = (1030, 700)
+    image = rng.normal(0, 0.2, shape).astype(np.float32)
+    for y, x in rng.integers(30, 670, (60, 2)):
+        image[y - 20 : y + 21, x - 20 : x + 21] += blob(20, 20, 300, 2.0, shape=(41, 41)).astype(np.float32)
+    big = Scene(image, np.full(shape, 0.2, np.float32), np.ones(shape, np.float32))
+    obs = stored(str(tmp_path / "field.zarr"), big, 512)
+    settings = {"bkg_boxsize": 400, **with_references(obs)}
+    again(obs, **settings)  # so that everything is loaded and compiled
+    measured: dict[str, list[tuple[int, int]]] = {}
+
+    def fill(self: Runner, work: Any, tasks: list[Task], ledger: Any) -> Outcome:
+        for task in tasks:
+            for limit in (task.least, task.nbytes):
+                before = tracemalloc.get_traced_memory()[0]
+                tracemalloc.reset_peak()
+                work(dataclasses.replace(task, limit=limit))
+                measured.setdefault(work.func.__name__, []).append((tracemalloc.get_traced_memory()[1] - before, limit))
+        return Outcome()
+
+    monkeypatch.setattr(Runner, "fill", fill)
+    tracemalloc.start()
+    try:
+        again(obs, **settings, snr_threshold=3.5)
+    finally:
+        tracemalloc.stop()
+    assert set(measured) == {"mesh_work", "label_work", "source_work", "paint_work"}
+    for name, rows in measured.items():
+        for held, said in rows:
+            assert held <= said, (name, held, said)
+        held, said = max(rows)  # the fixed part is mostly for the codec's own buffers, which are not traced
+        assert held > 0.1 * (said - catalog_pixels.SPARE), (name, held, said)
