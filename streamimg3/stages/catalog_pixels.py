@@ -123,8 +123,8 @@ def write_table(obs: Observation, key: str, table: Table) -> None:
     obs.backend.put(key, sink.getvalue())
 
 
-def read_table(obs: Observation, key: str, names: tuple[str, ...] | None = None) -> Table:
-    """Return small arrays, all or some of them.
+def read_table(obs: Observation, key: str, names: tuple[str, ...] | None = None, without: str = "\n") -> Table:
+    """Return small arrays: all, those of some names, or those whose names do not start with something.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def read_table(obs: Observation, key: str, names: tuple[str, ...] | None = None)
     if data is None:
         raise StoreError(f"{obs.url}/{key} is missing: run the stage again")
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
-        return {name: found[name] for name in names or found.files}
+        return {name: found[name] for name in names or found.files if not name.startswith(without)}
 
 
 # ---------------------------------------------------------------- planes

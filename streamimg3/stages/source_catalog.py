@@ -14,7 +14,6 @@ import numpy as np
 
 from streamimg3.engine import Outcome, Runner, Task
 from streamimg3.engine.receipts import Ledger
-from streamimg3.errors import InputError
 from streamimg3.geometry import Box
 from streamimg3.kernels.aperture import Circles
 from streamimg3.stages import catalog_labels as labels
@@ -35,6 +34,7 @@ from streamimg3.store.layout import TILE
 __all__ = ["NAME", "Params", "plan", "run"]
 PATH = "catalog"  # group of the columns
 _CREATED = "_created"
+_NO_MOSAIC = "there is no mosaic of all exposures"
 
 
 def plan(obs: Observation, params: Params) -> list[Task]:
@@ -70,18 +70,21 @@ def run(obs: Observation, params: Params, runner: Runner) -> CatalogDocument:
     Returns
     -------
     CatalogDocument
-        Its status is FAILED, with a reason, where there is no source or the reference files have nothing to say.
+        Its status is FAILED, with a reason, where there is no mosaic or no source, or the reference files have nothing to say.
 
     Raises
     ------
     InputError
-        If there is no mosaic, or the reference files have not been read.
+        If the reference files have not been read.
     BudgetError
         If the memory cannot hold the work.
     """
     mosaic = obs.document(ResampleDocument)
     if mosaic is None:
-        raise InputError(f"{obs.url} holds no finished mosaic: run resample first")
+        nothing = CatalogDocument(made=_now(), status="FAILED", reason=_NO_MOSAIC, parameters=plain(params))
+        runner.progress.note(f"{NAME}: no catalogue: {_NO_MOSAIC}")
+        obs.commit(nothing)
+        return nothing
     job = prepare(obs, params, mosaic)
     kept = obs.document(CatalogDocument)
     if kept is not None and kept.digest == job.scene.mark:
@@ -97,6 +100,8 @@ def run(obs: Observation, params: Params, runner: Runner) -> CatalogDocument:
         obs.backend.remove_tree(PATH)
     else:
         runner.progress.note(f"{NAME}: {document.sources} sources")
+    if not document.segmentation:
+        obs.backend.remove_tree(labels.label_path(job.scene))
     obs.consolidate()  # before the commit: who sees the document must see the arrays
     obs.commit(document)
     passes.forget()
@@ -188,7 +193,7 @@ def _from_segments(obs: Observation, params: Params, job: Job, passes: _Passes) 
     segments.keep_tables(obs, scene, found)
     tasks = sources.source_tasks(scene, rules, found)
     passes.fill("measure", sources.source_work, tasks, rules=rules)
-    tables = [pixels.read_table(obs, scene.key(f"sources/{task.key}")) for task in tasks]
+    tables = [pixels.read_table(obs, scene.key(f"sources/{task.key}"), without="cut_") for task in tasks]
     measured = Measured.stack([Measured.of_table(table) for table in tables])
     labels.keep_labels(obs, scene, found, measured)
     passes.fill("labels", labels.paint_work, labels.paint_tasks(scene, found, measured))

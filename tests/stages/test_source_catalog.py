@@ -298,6 +298,14 @@ def test_an_empty_sky(scene: Scene, tmp_path: Path) -> None:
     assert "no good pixel" in (again(obs).reason or "")
 
 
+def test_without_a_mosaic(scene: Scene, tmp_path: Path) -> None:
+    """As after resample with one mosaic for each group: the pipeline goes on."""
+    obs = stored(str(tmp_path / "field.zarr"), scene, EDGE)
+    obs.retract("resample")
+    document = again(obs)
+    assert document.status == "FAILED" and "no mosaic" in (document.reason or "")
+
+
 def test_one_source_has_no_neighbour(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     image = blob(33, 31, 500, 1.6, shape=(70, 80)) + rng.normal(0, 0.2, (70, 80))
@@ -324,6 +332,7 @@ def test_star_finders_do_not_depend_on_tiles(scene: Scene, tmp_path: Path, finde
         settings = {"starfinder": finder, "sharplo": 0.2, "roundlo": -1.0, "roundhi": 1.0, "snr_threshold": 20.0}
         document = again(obs, **settings, **with_references(obs))
         assert document.sources > 5 and not document.segmentation
+        assert "segmentation" not in obs.backend.keys("mosaic")
         tables.append(table(obs))
     for name, values in tables[0].items():
         np.testing.assert_array_equal(values, tables[1][name], err_msg=name)
