@@ -112,6 +112,13 @@ def steady_allocator() -> None:
             mallopt(option, value)
 
 
+def give_back() -> None:
+    """Return what the allocator keeps of freed memory to the system (glibc; elsewhere nothing happens)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 class Watch:
     """Samples the resident memory of driver and workers while it is open."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.budget import Share, Watch, share, steady_allocator
+from streamimg3.engine.budget import Share, Watch, give_back, share, steady_allocator
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import BudgetError, StreamImgError, TaskError
@@ -113,6 +113,7 @@ class Runner:
         BudgetError
             If the budget cannot hold them.
         """
+        give_back()  # what earlier stages have freed is not this one's
         try:
             if share(self.memory, self.workers, tasks).workers > 1 or self.executor is not None:
                 return share(self.memory, self.workers, tasks)

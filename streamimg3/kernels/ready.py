@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from streamimg3.kernels.aperture import DaoKernel, circle_sums, ring_background, sharpness_roundness
 from streamimg3.kernels.blot import blot
 from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.kernels.outliers import Thresholds, resampled_outliers
 from streamimg3.kernels.pixels import add_variances
 from streamimg3.kernels.scanline import everywhere, gather
+from streamimg3.kernels.segment_stars import SegmentOptions, find_segments
 from streamimg3.kernels.sky_level import STATISTICS, Clipping, exercise, sky_level
 from streamimg3.kernels.spline import basis, evaluate
 from streamimg3.kernels.stars import FinderOptions, find_stars
@@ -37,6 +39,12 @@ def _exercise() -> None:
     exercise(values)
     gather(values.reshape(5, 10), (0, 0), everywhere((5, 10)), np.empty(50, np.float32))
     noise = np.random.default_rng(1).normal(0.0, 1.0, (60, 60)).astype(np.float32)
+    noise[28:33, 20:24] = noise[28:33, 26:30] = 50.0  # a blend, so that it is divided
+    find_segments(noise, np.zeros(noise.shape, np.bool_), SegmentOptions(bkg_boxsize=20, localbkg_width=3))
+    centres = np.array([[30.0, 30.0]])
+    circle_sums(noise, noise, (0, 0), centres, 3.0)
+    ring_background(noise, (0, 0), centres, (5.0, 8.0))
+    sharpness_roundness(noise, (0, 0), centres, DaoKernel.of_fwhm(2.0))
     find_stars(noise, np.zeros(noise.shape, np.bool_), FinderOptions(bkg_boxsize=20))
 
 
