@@ -91,7 +91,9 @@ Check = Callable[[Pair], Measure]
 # ---------------------------------------------------------------- helpers
 def _differences(ours: Path, theirs: Path) -> list[Finding]:
     """Headers that differ without a reason; sky levels have lines of their own."""
-    return [f for f in compare_headers(ours, theirs) if not f.reason and f.keyword != "BKGLEVEL"]
+    # the reference counts the groups on and on from one group's mosaic to the next: 1, 2, 3 ... where each holds one
+    own = {"BKGLEVEL", "NDRIZ"} if ours.name.endswith("_outlier_i2d.fits") else {"BKGLEVEL"}
+    return [f for f in compare_headers(ours, theirs) if not f.reason and f.keyword not in own]
 
 
 def _statuses(path: Path) -> tuple[object, ...]:

@@ -230,6 +230,8 @@ DELIBERATE = (
     Deliberate(19, _ALIGNED, 1e-2, _NOISE),
     Deliberate(20, _ALIGNED, 1e-2, _NOISE),
     Deliberate(23, _ALIGNED, 1e-2, _NOISE),
+    Deliberate(27, _ALIGNED, 1e-3, _FOLLOWS),
+    Deliberate(28, _ALIGNED, 1e-3, _FOLLOWS),
     Deliberate(38, _ALIGNED, 1e-3, _FOLLOWS),
     Deliberate(40, _ALIGNED, 1e-3, _FOLLOWS),
     Deliberate(57, _ALIGNED, 1e-2, _FOLLOWS),

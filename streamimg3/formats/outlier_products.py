@@ -21,6 +21,7 @@ from streamimg3.formats.names import absolute, is_remote
 from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.formats.step_facts import StepFacts
 from streamimg3.geometry import Box
+from streamimg3.sky import footprint
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, ResampleDocument
@@ -101,20 +102,32 @@ class _Writer:
         for number, members in enumerate(groups.values()):
             name = self.name(members[0], "outlier_i2d")
             planes = {"SCI": (f"{_ROOT}/sci", (number,)), "WHT": (f"{_ROOT}/wht", (number,))}
-            made[name] = self._mosaic(name, members, planes)
+            made[name] = self._mosaic(name, members, planes, self._outline())
         first = next(iter(groups.values()))
         name = self.name(first[0], "median")
         return made | {name: self._mosaic(name, first, {"SCI": (f"{_ROOT}/median", ())})}
 
+    def _wcs(self) -> Wcs:
+        return Wcs("gwcs", self._document.wcs_asdf.encode("latin-1"), self._obs.array(f"{_ROOT}/sci").shape[-2:])
+
+    def _outline(self) -> str | None:
+        """Outline of all exposures, which the reference gives to each group's mosaic."""
+        return footprint.union([e.s_region for e in self._obs.exposures()], self._wcs())
+
     def _mosaic(
-        self, name: str, members: list[Exposure], planes: Mapping[str, tuple[str, tuple[int, ...]]]
+        self,
+        name: str,
+        members: list[Exposure],
+        planes: Mapping[str, tuple[str, tuple[int, ...]]],
+        s_region: str | None = None,
     ) -> list[Unit]:
-        wcs = Wcs("gwcs", self._document.wcs_asdf.encode("latin-1"), self._obs.array(f"{_ROOT}/sci").shape[-2:])
+        wcs = self._wcs()
         resampled = ResampleDocument(
             made=self._document.made,
             parameters={**self._document.parameters, "blendheaders": False},
             shape=wcs.shape,
             wcs_asdf=self._document.wcs_asdf,
+            s_region=s_region,
             pixel_scale=abs(float(wcs_keywords(wcs)["CDELT2"])) * 3600,
         )
         mosaic = Mosaic(resampled, tuple(members), name, self._facts)

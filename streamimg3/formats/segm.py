@@ -102,7 +102,8 @@ def _changed(card: fits.Card, ours: Mapping[str, str]) -> fits.Card:
 
 def _wcs_cards(mosaic: Mosaic, headers: Headers) -> list[fits.Card]:
     """The cards that say where on the sky the pixels are."""
-    wanted = {*wcs_keywords(mosaic.wcs), "S_REGION", "VELOSYS", "EQUINOX"}
+    target = ("MT_RA", "MT_DEC", "MT_AVRA", "MT_AVDEC")
+    wanted = {*wcs_keywords(mosaic.wcs), "S_REGION", "VELOSYS", "EQUINOX", *target}
     chosen: list[fits.Card] = []
     heading: list[fits.Card] = []
     for card in headers.sci:

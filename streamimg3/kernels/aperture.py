@@ -336,8 +336,8 @@ def _sharpness(data, origin, centres, weights, mask, convolved, sharp, rounds): 
                         if mask[v, u]:
                             value += np.float64(_at(data, y + j + v - 2 * half, x + i + u - 2 * half)) * weights[v, u]
                 convolved[j, i] = value if _inside(data, y + j - half, x + i - half) else 0.0
-                if mask[j, i]:
-                    total += np.float64(_at(data, y + j - half, x + i - half))
+                # a NaN in a corner of the square counts too, as in the reference, which multiplies by the mask
+                total += np.float64(_at(data, y + j - half, x + i - half)) * np.float64(mask[j, i])
         peak = np.float64(_at(data, y, x))
         sharp[k] = (peak - (total - peak) / (n - 1)) / np.float64(convolved[half, half])
         rounds[k] = _roundness(convolved, half)
