@@ -85,6 +85,26 @@ def test_workers_write_the_same(server: Server, association: str, local: tuple[d
     assert "ingest: 4 files unchanged, kept" in again.stderr and "resample: unchanged, kept" in again.stderr
 
 
+def test_all_steps_on_s3(server: Server, association: str, field: Path, tmp_path: Path) -> None:
+    """Alignment, sky, outliers and catalogue too: every array and every product name as in a run on local disk."""
+    tiles = {step: {"tile": TILE} for step in ("resample", "outlier_detection")}
+    here = run("image3", str(field), session=Session(output_dir=str(tmp_path / "out"), workers=1), **tiles)
+    words = [w for step in tiles for w in ("--set", f"{step}.tile={TILE}")]
+    where = ["--store", f"s3://{BUCKET}/all.zarr", "--output-dir", f"s3://{BUCKET}/all"]
+    done = server.run("run", "image3", association, *where, *words, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    there = Observation.at(f"s3://{BUCKET}/all.zarr", server.options)
+    names = [str(n.parent.relative_to(here.url)) for n in Path(here.url).rglob("zarr.json")]
+    arrays = [n for n in names if json.loads((Path(here.url) / n / "zarr.json").read_text())["node_type"] == "array"]
+    assert {"mosaic/segmentation", "catalog/label", "exposures/192x192/outlier"} <= set(arrays)
+    for name in sorted(set(arrays) - {"exposures/192x192/wcs"}):
+        ours, theirs = (np.ascontiguousarray(obs.array(name)[...]).tobytes() for obs in (there, here))
+        assert ours == theirs, name
+    made = sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_file())
+    assert server.keys("all/") == [f"all/{name}" for name in made]
+    assert len(made) == 4 + 3
+
+
 def test_credentials_as_options(server: Server, finished: Observation) -> None:
     """--storage-option does what the environment does."""
     bare = {k: v for k, v in server.environment.items() if not k.startswith("AWS_")} | {
