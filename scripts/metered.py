@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def run_metered(command: Sequence[str], log: Path, folder: Path, environment: Ma
     started = time.monotonic()
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=folder, env=environment)
-    peak, stop = [0], threading.Event()
-    sampler = threading.Thread(target=_sample, args=(process.pid, peak, stop))
+    peak, spent, stop = [0], dict[int, float](), threading.Event()
+    sampler = threading.Thread(target=_sample, args=(process.pid, peak, spent, stop))
     sampler.start()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)  # already reaped: Popen must not wait for it again
@@ -44,16 +45,30 @@ def run_metered(command: Sequence[str], log: Path, folder: Path, environment: Ma
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}, see {log}\n{tail}")
-    return Cost(usage.ru_utime + usage.ru_stime, time.monotonic() - started, float(peak[0]))
+    # Workers of a fork server are not waited for by the process itself: what they were last seen to have used counts.
+    cpu_s = max(usage.ru_utime + usage.ru_stime, sum(spent.values()))
+    return Cost(cpu_s, time.monotonic() - started, float(peak[0]))
 
 
-def _sample(root: int, peak: list[int], stop: threading.Event) -> None:
+def _sample(root: int, peak: list[int], spent: dict[int, float], stop: threading.Event) -> None:
     while not stop.wait(0.02):
-        peak[0] = max(peak[0], tree_rss(root))
+        tree = family(root)
+        peak[0] = max(peak[0], sum(_rss(pid) for pid in tree))
+        for pid in tree:
+            spent[pid] = max(spent.get(pid, 0.0), _cpu(pid))
 
 
-def tree_rss(root: int) -> int:
-    """Sum of the resident sets of process `root` and all its descendants, in bytes; 0 once they are gone."""
+def _cpu(pid: int) -> float:
+    """User and system seconds of a process, without its children; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def family(root: int) -> set[int]:
+    """Process `root` and all its descendants."""
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     parents = {pid: _parent(pid) for pid in processes}
     tree = {root}
@@ -62,7 +77,7 @@ def tree_rss(root: int) -> int:
         more = {pid for pid, parent in parents.items() if parent in tree} - tree
         tree |= more
         grown = bool(more)
-    return sum(_rss(pid) for pid in tree)
+    return tree
 
 
 def _parent(pid: int) -> int:

@@ -20,7 +20,8 @@ from streamimg3.store.documents import (
 )
 from streamimg3.store.layout import CHUNK
 
-_CRF_PIXEL, _CRF_REST = 32, 40 * MIB  # measured: bytes per pixel of a band while an exposure is written, and the rest
+# Measured while an exposure is written: bytes per pixel of a band; and gwcs, asdf and the metadata
+_CRF_PIXEL, _CRF_REST = 32, 88 * MIB
 _THINNEST = 32
 
 

@@ -17,7 +17,7 @@ from streamimg3.errors import BudgetError, InputError
 MIB = 2**20
 # Resident memory of idle processes, measured with numpy, zarr, numba and the compiled kernels loaded, rounded up
 WORKER = 190 * MIB
-SERVER = 150 * MIB  # the fork server that workers are copied from
+SERVER = 40 * MIB  # the fork server that starts workers, and Python's resource tracker
 SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
 _UNITS = {
     "": 1,
@@ -156,7 +156,7 @@ class Share:
     projected: int
 
 
-def share(memory: int | None, workers: int, tasks: Sequence[Task]) -> Share:
+def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int | None = None) -> Share:
     """Share a budget between workers so that the largest task fits.
 
     Parameters
@@ -167,6 +167,8 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task]) -> Share:
         Most workers wanted; 1 = work in the driver's own process.
     tasks : sequence of Task
         What is to be done.
+    helpers : int, optional
+        Bytes that so many workers have resident now, while idle; default what fresh ones will have.
 
     Raises
     ------
@@ -175,13 +177,17 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task]) -> Share:
     """
     most, least = max(t.nbytes for t in tasks), max(t.least for t in tasks)
     driver = resident() + SLACK
+
+    def overhead(n: int) -> int:
+        return _overhead(n) if helpers is None or n != workers else helpers
+
     if memory is None:
-        return Share(workers, most, driver + _overhead(workers) + workers * most)
+        return Share(workers, most, driver + overhead(workers) + workers * most)
     for n in range(min(workers, len(tasks)), 0, -1):
-        each = (memory - driver - _overhead(n)) // n
+        each = (memory - driver - overhead(n)) // n
         if each >= least:
             each = min(each, most)
-            return Share(n, each, driver + _overhead(n) + n * each)
+            return Share(n, each, driver + overhead(n) + n * each)
     largest = max(tasks, key=lambda t: t.least)
     smallest = -(-(driver + least + 8 * MIB) // (8 * MIB)) * 8  # what is resident differs a little from run to run
     raise BudgetError(

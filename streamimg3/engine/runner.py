@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.budget import Share, Watch, give_back, share, steady_allocator
+from streamimg3.engine.budget import Share, Watch, give_back, resident, resident_family, share, steady_allocator
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import BudgetError, StreamImgError, TaskError
@@ -86,7 +86,7 @@ class Runner:
     progress : Progress
         Who is told.
     preload : tuple of str
-        Modules that every worker needs; loaded once and shared.
+        Modules that every worker loads when it starts.
     executor : Executor or None
         A ready executor (for example of a Dask cluster) instead of local processes.
     load : callable
@@ -115,11 +115,28 @@ class Runner:
         """
         give_back()  # what earlier stages have freed is not this one's
         try:
-            if share(self.memory, self.workers, tasks).workers > 1 or self.executor is not None:
-                return share(self.memory, self.workers, tasks)
+            granted = self._shared(tasks)
+            if granted.workers > 1 or self.executor is not None:
+                return granted
         except BudgetError:
             pass  # said again below, with the numbers of a process that has loaded everything
         self.load()  # this process is the worker: what it loads counts as the driver's
+        return share(self.memory, self.workers, tasks)
+
+    def _shared(self, tasks: Sequence[Task]) -> Share:
+        """Share with the workers at hand as large as they have become; if fresh ones serve better, those are dismissed."""
+        if self._staff is None:
+            return share(self.memory, self.workers, tasks)
+        workers = self._staff[0]
+        enough = [*tasks] * workers  # a single task, too, goes to the workers that are there
+        fresh = share(self.memory, self.workers, enough)
+        try:
+            kept = share(self.memory, workers, enough, helpers=resident_family() - resident())
+        except BudgetError:
+            kept = None
+        if kept is not None and kept.workers == workers == fresh.workers:
+            return kept
+        self._dismiss()
         return share(self.memory, self.workers, tasks)
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:
@@ -231,8 +248,8 @@ class Runner:
             return self._staff[1]
         self._dismiss()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["streamimg3.engine.runner", *self.preload])
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle)
+        context.set_forkserver_preload(["json"])  # it only starts workers: it need not know anything of ours
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self.preload,))
         self._staff = (workers, pool)
         return pool
 
@@ -328,8 +345,9 @@ def _end_with_driver() -> None:
         os._exit(1)
 
 
-def _settle() -> None:
-    """Make a worker one-threaded, steady in memory and quiet: the driver alone answers to Ctrl-C."""
+def _settle(modules: tuple[str, ...]) -> None:
+    """Make a worker one-threaded, steady in memory and quiet (the driver alone answers to Ctrl-C), and load what it needs."""
+    import importlib
     import signal
 
     steady_allocator()
@@ -337,3 +355,5 @@ def _settle() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for module in modules:
+        importlib.import_module(module)

@@ -54,11 +54,11 @@ def test_peak_does_not_depend_on_the_number_of_exposures(tmp_path: Path) -> None
     peaks = []
     for count, pointings in ((24, (1, 2)), (96, (2, 4))):
         folder = tmp_path / str(count)
-        options = ("--preset", "a", "--size", 1024, "--dithers", 3, "--pointings", *pointings, "--detectors", 4)
+        options = ("--preset", "a", "--size", 512, "--dithers", 3, "--pointings", *pointings, "--detectors", 4)
         association = simulate(folder / "in", *options)
         assert len(list((folder / "in").glob("*_cal.fits"))) == count
         measured = _image3(association, folder, "1GiB", 2)
         shutil.rmtree(folder / "in")
-        print("\n" + _figures(f"{count} x 1024², --memory 1GiB --workers 2", measured))
+        print("\n" + _figures(f"{count} x 512², --memory 1GiB --workers 2", measured))
         peaks.append(measured.peak)
     assert peaks[1] <= 1.10 * peaks[0]
