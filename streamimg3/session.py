@@ -12,13 +12,13 @@ from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 
 DEFAULT_MEMORY = "2GiB"
-_PRELOAD = ("streamimg3.formats.ingest", "streamimg3.pipelines.image3", "streamimg3.kernels.ready")  # in every worker
 
 
 def _load() -> None:
     """Load what every worker needs."""
     import streamimg3.formats.ingest
-    import streamimg3.kernels.ready  # noqa: F401
+    import streamimg3.kernels.ready
+    import streamimg3.pipelines.image3  # noqa: F401
 
 
 @dataclass
@@ -65,4 +65,4 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        return Runner(memory, workers, self.progress, _PRELOAD, load=_load)
+        return Runner(memory, workers, self.progress, load=_load)

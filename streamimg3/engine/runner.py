@@ -73,6 +73,10 @@ def _timed(work: Work[T], task: Task) -> Done[T]:
     return Done(task.key, value, time.process_time() - start)
 
 
+def _nothing() -> None:
+    """There is nothing to be loaded."""
+
+
 @dataclass
 class Runner:
     """Memory, workers and executor of a run.
@@ -85,20 +89,18 @@ class Runner:
         Worker processes; 1 = everything in this process.
     progress : Progress
         Who is told.
-    preload : tuple of str
-        Modules that every worker loads when it starts.
     executor : Executor or None
         A ready executor (for example of a Dask cluster) instead of local processes.
     load : callable
-        Loads the same modules in this process, when it works alone.
+        Loads what the work needs: in every worker when it starts, and in this process when it works alone; a function
+        of a module, for workers must find it.
     """
 
     memory: int | None = None
     workers: int = 1
     progress: Progress = field(default_factory=Progress)
-    preload: tuple[str, ...] = ()
     executor: Executor | None = None
-    load: Callable[[], None] = lambda: None
+    load: Callable[[], None] = _nothing
     _staff: tuple[int, ProcessPoolExecutor] | None = field(default=None, init=False, repr=False)
     _keep: bool = field(default=False, init=False, repr=False)
 
@@ -249,7 +251,7 @@ class Runner:
         self._dismiss()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["json"])  # it only starts workers: it need not know anything of ours
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self.preload,))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self.load,))
         self._staff = (workers, pool)
         return pool
 
@@ -345,9 +347,8 @@ def _end_with_driver() -> None:
         os._exit(1)
 
 
-def _settle(modules: tuple[str, ...]) -> None:
+def _settle(load: Callable[[], None]) -> None:
     """Make a worker one-threaded, steady in memory and quiet (the driver alone answers to Ctrl-C), and load what it needs."""
-    import importlib
     import signal
 
     steady_allocator()
@@ -355,5 +356,4 @@ def _settle(modules: tuple[str, ...]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for module in modules:
-        importlib.import_module(module)
+    load()

@@ -70,6 +70,8 @@ def union(regions: list[str], wcs: Wcs) -> str | None:
     for region in regions:
         for polygon in parse(region):
             y, x = wcs.to_pixel(polygon[:, 0], polygon[:, 1])
+            if not (np.isfinite(y).all() and np.isfinite(x).all()):
+                continue  # beyond the horizon of the mosaic's projection
             shapes.append(shapely.make_valid(shapely.Polygon(np.column_stack([x, y]))))
     ny, nx = wcs.shape
     (y0, y1), (x0, x1) = wcs.bounds or ((-0.5, ny - 0.5), (-0.5, nx - 0.5))

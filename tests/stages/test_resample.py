@@ -27,7 +27,7 @@ from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
 from streamimg3.stages import resample
 from streamimg3.stages.layers import Layer, Setup, make_map
 from streamimg3.stages.resample import Params
-from streamimg3.stages.tile_drizzle import window_map, bands, canvas_memory, task_memory, window_memory
+from streamimg3.stages.tile_drizzle import bands, canvas_memory, task_memory, window_map, window_memory
 from streamimg3.store.documents import ResampleDocument, SkyDocument
 from streamimg3.store.layout import VARIANCES
 

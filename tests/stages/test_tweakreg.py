@@ -71,7 +71,7 @@ def obs(made: Observation, tmp_path: Path) -> Observation:
 
 def run(obs: Observation, workers: int = 1, **params: Any) -> tuple[AlignmentDocument, list[str]]:
     heard = Heard()
-    with Runner(MEMORY, workers, heard, ("streamimg3.stages.tweakreg",)) as runner:
+    with Runner(MEMORY, workers, heard) as runner:
         return tweakreg.run(obs, Params(**params), runner), heard.notes
 
 
