@@ -1,6 +1,6 @@
 """``python -m streamimg3``."""
 
-from streamimg3.cli import main
+from streamimg3.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

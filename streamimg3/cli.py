@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -226,3 +227,21 @@ def main() -> None:
         sys.exit(1)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def entry() -> None:
+    """Run :func:`main` as a process of its own.
+
+    Once an object store was used the process leaves without Python's own tear-down: native threads that are still handing
+    over results would abort it after all is done.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    if "obstore" not in sys.modules or not isinstance(code, int | None):
+        sys.exit(code)  # type: ignore[arg-type]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
