@@ -219,7 +219,7 @@ def main() -> None:
     before = signal.signal(signal.SIGINT, _interrupted)
     try:
         app(args=_strun_style(sys.argv[1:]))
-    except StreamImgError as error:
+    except (StreamImgError, Interrupted) as error:
         print(f"streamimg3: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:

@@ -23,8 +23,8 @@ class StoreError(StreamImgError):
     """The store cannot be read or written."""
 
 
-class Interrupted(StreamImgError):
-    """The user has asked to stop; what is finished stays finished."""
+class Interrupted(BaseException):
+    """The user has asked to stop; what is finished stays finished. No error: nothing that handles errors may swallow it."""
 
     exit_code = 130
 
