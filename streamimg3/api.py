@@ -37,8 +37,10 @@ __all__ = [
 if TYPE_CHECKING:
     from streamimg3.formats.association import Association
     from streamimg3.formats.ingest import Found
+    from streamimg3.store import ExposureRecord
 
 PIPELINES = ("image3",)
+_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -121,7 +123,7 @@ def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
     found = door.scan(association, session.storage_options)
-    tasks = [_ingest_task(found, n) for n in range(len(association.science))]
+    tasks = _ingest_tasks(found)
     session.runner(obs.url).check(tasks)
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
@@ -140,7 +142,7 @@ def _pixels(obs: Observation, missing: _Missing, session: Session, runner: Runne
     work = partial(_ingest_work, obs=obs, mark=missing.mark, options=dict(session.storage_options))
     ledger = Ledger(obs.backend, "ingest", missing.mark)
     runner.fill(work, missing.tasks, ledger)
-    door.commit(obs, len(missing.found), missing.mark)
+    door.commit(obs, missing.found, missing.mark)
 
 
 def _own(obs: Observation, force: bool) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def _own(obs: Observation, force: bool) -> dict[str, Any]:
     root = obs.root()
     if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
         entries = set(os.listdir(obs.url))
-        if not entries <= {"receipts", "exposures", "documents", "ingest", "scratch"}:
+        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch"}:
             raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
     return root or {}
 
@@ -162,24 +164,43 @@ def _default_store(session: Session, product: str) -> str:
     return f"{normalise(session.output_dir)}/{product}.zarr"
 
 
-def _ingest_task(found: Sequence[Any], number: int) -> Task:
+def _ingest_tasks(found: Sequence[Found]) -> list[Task]:
+    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes."""
     from streamimg3.formats.ingest import band_memory
+    from streamimg3.formats.ingest_cubes import block_memory
+    from streamimg3.store.cubes import cube_stacks
 
-    mine = [f.record for f in found if f.member == number]
-    need = max(band_memory(r.shape) for r in mine) + 48 * MIB
-    return Task(
-        f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number
-    )
+    files: dict[int, list[ExposureRecord]] = {}
+    for f in found:
+        if not f.record.integrations:
+            files.setdefault(f.member, []).append(f.record)
+    tasks = []
+    for number, mine in files.items():
+        need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
+        writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
+        tasks.append(Task(f"m{number:06d}", need, need, writes=writes, item=number))
+    for stack in cube_stacks([f.record for f in found]):
+        (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
+        for number, (first, last) in enumerate(stack.blocks()):
+            box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
+            key = f"c{ny}x{nx}-{number:06d}"
+            tasks.append(Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number)))
+    return tasks
 
 
 def _ingest_work(task: Task, *, obs: Observation, mark: str, options: dict[str, str]) -> dict[str, float]:
     import time
 
     from streamimg3.formats.ingest import read_order, store_member
+    from streamimg3.formats.ingest_cubes import store_block
 
     start = time.process_time()
-    member, records = read_order(obs, mark)[task.item if isinstance(task.item, int) else task.item[0]]
-    store_member(obs, member, records, options)
+    order = read_order(obs, mark)
+    if isinstance(task.item, int):
+        store_member(obs, *order[task.item], options)
+    else:
+        ny, nx, number = task.item
+        store_block(obs, order, (ny, nx, number), options)
     return {"ingest": time.process_time() - start}
 
 

@@ -214,8 +214,9 @@ def _flags_of_another_shape(files: list[Path]) -> tuple[Path, tuple[str, ...]]:
 
 def _cube(files: list[Path]) -> tuple[Path, tuple[str, ...]]:
     with fits.open(files[1], mode="update") as hdus:
-        hdus["SCI"].data = np.zeros((2, 192, 192), np.float32)
-    return _association(files), (files[1].name, "cube")
+        for name in ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
+            hdus[name].data = np.stack([hdus[name].data] * 2)
+    return _association(files), (files[1].name, "cube of 2 integrations", "coron3 or tso3")
 
 
 def _listed_twice(files: list[Path]) -> tuple[Path, tuple[str, ...]]:

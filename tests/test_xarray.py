@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamimg3 import Observation, Session, run
-from streamimg3.store.layout import FLAGS
+from streamimg3 import Observation, Session, ingest, run
+from streamimg3.store.layout import COLUMNS, FLAGS, TIMES
 from tests.conftest import SKIP
+from tests.formats.cubes import Recipe, write_cube
 
 # Runs in a process of its own; prints what it finds as JSON. Zarr's local store is wrapped to see what is asked of it.
 LOOK = r"""
@@ -43,7 +44,7 @@ class Spy(LocalStore):
 tree = xarray.open_datatree(Spy(sys.argv[1], read_only=True), engine="zarr")
 opened = {"list": asked["list"], "get": list(asked["get"])}
 plain = xarray.open_datatree(sys.argv[1], engine="zarr")
-arrays = {}
+arrays, coordinates = {}, {node.path: sorted(map(str, node.coords)) for node in plain.subtree}
 for node in plain.subtree:
     for name, array in node.variables.items():
         attrs = {k: v.tolist() if isinstance(v, numpy.ndarray) else v for k, v in array.attrs.items()}
@@ -52,9 +53,11 @@ for node in plain.subtree:
             "fill": str(array.encoding.get("_FillValue")),
         }
 groups = {node.path: {k: v for k, v in node.attrs.items()} for node in plain.subtree}
-window = plain["mosaic/sci"][100:103, 100:104].values
+at = sys.argv[2]
+window = plain[at][..., 100:103, 100:104].values if at else numpy.zeros(0)
 print(json.dumps({
     "arrays": arrays, "groups": groups, "opened": opened, "same": sorted(n.path for n in tree.subtree) == sorted(groups),
+    "coordinates": coordinates,
     "window": window.tolist(), "modules": sorted(m for m in sys.modules if m.split(".")[0] in ("streamimg3", "asdf", "gwcs")),
 }))
 """
@@ -69,15 +72,49 @@ def store(ingested: Observation, tmp_path_factory: pytest.TempPathFactory) -> Ob
     return run("image3", str(path), session=session, **SKIP, resample={"propagate_dq": True, "tile": 64})
 
 
-@pytest.fixture(scope="module")
-def seen(store: Observation) -> dict[str, Any]:
+def look(url: str, window: str) -> dict[str, Any]:
     """What a process with xarray and Zarr alone sees; its warnings are errors but for Zarr's note on consolidation."""
     quiet = ["-W", "error", "-W", "ignore:Consolidated metadata is currently not part", "-I"]
-    command = [sys.executable, *quiet, "-c", LOOK, store.url]
+    command = [sys.executable, *quiet, "-c", LOOK, url, window]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def seen(store: Observation) -> dict[str, Any]:
+    """The field with its mosaic, seen so."""
+    return look(store.url, "mosaic/sci")
+
+
+def test_cubes(tmp_path: Path) -> None:
+    """Integrations one after the other, their times as coordinates; opening asks for nothing but the root."""
+    recipes = Recipe(5, shape=(120, 130)), Recipe(3, seed=2, shape=(120, 130))
+    files = [write_cube(tmp_path / f"jw{i}_calints.fits", r, r.times()) for i, r in enumerate(recipes)]
+    obs = ingest(files, Session(store=str(tmp_path / "x.zarr"), workers=1))
+    seen = look(obs.url, "integrations/120x130/sci")
+    assert seen["modules"] == [] and seen["same"] and seen["opened"]["list"] == 0
+    assert set(seen["opened"]["get"]) <= {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+    path = "integrations/120x130"
+    assert seen["coordinates"][f"/{path}"] == sorted(COLUMNS)
+    units = {"sci": "MJy/sr", "err": "MJy/sr", "dq": "1", "nan": "1"}
+    units |= dict.fromkeys(("var_poisson", "var_rnoise", "var_flat"), "(MJy/sr)^2")
+    for name, unit in units.items():
+        array = seen["arrays"][f"{path}/{name}"]
+        assert array["dims"] == ["integration", "y", "x"] and array["shape"] == [8, 120, 130]
+        assert array["attrs"]["units"] == unit and len(array["attrs"]["long_name"]) > 5, name
+    area = seen["arrays"][f"{path}/area"]
+    assert area["dims"] == ["exposure", "y", "x"] and area["shape"] == [2, 120, 130]
+    for name in COLUMNS:
+        array = seen["arrays"][f"{path}/{name}"]
+        assert array["dims"] == ["integration"] and array["shape"] == [8]
+        assert array["dtype"] == ("float64" if name in TIMES else "int32")
+        assert array["attrs"].get("units") == ("d" if name in TIMES else None)
+    flags = seen["arrays"][f"{path}/dq"]["attrs"]
+    assert dict(zip(flags["flag_meanings"], flags["flag_masks"], strict=True)) == FLAGS
+    wanted = np.concatenate([r.pixels()["sci"] for r in recipes])[:, 100:103, 100:104]
+    np.testing.assert_array_equal(np.float32(seen["window"]), wanted)
 
 
 def test_nothing_of_ours_is_needed(seen: dict[str, Any]) -> None:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError
 from streamimg3.formats.local_copy import one_line, open_seekable
 from streamimg3.formats.names import file_name
-from streamimg3.formats.sources import Fact, Plane
+from streamimg3.formats.sources import CubePlane, Fact, Plane
 
 _BLOCK = 2880
 _CARD = 80
 _ILLEGAL = re.compile(rb"[^ -~]")
 _BITPIX = (8, 16, 32, 64, -32, -64)
+_LARGEST_TILE = 2**22  # pixels
 
 Pixels = NDArray[np.float32] | NDArray[np.uint32]
 
@@ -116,6 +117,32 @@ class FitsFile:
         if name != "dq":
             return Plane(name, "float32", _bands(image, label, _as_float32))
         return Plane(name, "uint32", _bands(image, label, _as_flags if flags == "verbatim" else _as_do_not_use))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is an unnamed temporary copy of the file (gzip, or a server without random access)."""
+        return isinstance(getattr(self.stream, "name", None), int)  # a nameless file's name is its number
+
+    def cube_plane(self, hdu: Hdu, name: str) -> CubePlane:
+        """Return a plane that reads the 3-D image of `hdu` in blocks; ``dq`` gives the file's own bits as uint32.
+
+        Raises
+        ------
+        InputError
+            If it is compressed in pieces that are too large to be unpacked one at a time.
+        """
+        image = self._image(hdu)
+        label = f"{self.url}: {hdu.name or 'HDU'} {hdu.version}"
+        if hdu.compressed and math.prod(image.tile_shape) > _LARGEST_TILE:
+            raise InputError(f"{label} is compressed in tiles of {image.tile_shape}, too large; unpack it with funpack")
+        if name != "dq":
+            return CubePlane(name, "float32", _blocks(image, label, _as_float32))
+        return CubePlane(name, "uint32", _blocks(image, label, _as_flags))
+
+    def table(self, hdu: Hdu) -> fits.FITS_rec:
+        """Return a binary table, whole."""
+        with quietly(), _damage(f"{self.url}: {hdu.name} is not a readable table"):
+            return self.opened[hdu.index].data
 
     def _image(self, hdu: Hdu) -> fits.ImageHDU:
         with quietly(), _damage(f"{self.url}: HDU {hdu.index} is not a readable image"):
@@ -346,6 +373,22 @@ def _bands(
         with quietly(), _damage(f"{label}: rows {y0}..{y1} cannot be read"):
             rows = image.section[y0:y1]
         return convert(rows)
+
+    return read
+
+
+def _blocks(
+    image: fits.ImageHDU, label: str, convert: Callable[[NDArray[np.generic]], Pixels]
+) -> Callable[[int, int, int, int], Pixels]:
+    count, ny = int(image.shape[0]), int(image.shape[1])
+
+    def read(first: int, last: int, y0: int, y1: int) -> Pixels:
+        what = f"{label}: integrations {first}..{last}, rows {y0}..{y1}"
+        if not (0 <= first < last <= count and 0 <= y0 < y1 <= ny):
+            raise ValueError(f"{what} are not inside 0..{count}, 0..{ny}")
+        with quietly(), _damage(f"{what} cannot be read"):
+            block = image.section[first:last, y0:y1]
+        return convert(block)
 
     return read
 

@@ -1,11 +1,11 @@
-"""Files into the store: headers first, then every plane once, in bands of whole shards."""
+"""Files into the store: headers first, then every plane once, in bands of whole shards (cubes: see ingest_cubes)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -13,26 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
+from streamimg3.formats import ingest_cubes
 from streamimg3.formats.association import Association, Member
 from streamimg3.formats.local_copy import filesystem, missing
 from streamimg3.formats.names import dq_names, weight_names
-from streamimg3.formats.sources import Plane, Source, open_sources
+from streamimg3.formats.sources import Cube, Plane, Source, open_sources
 from streamimg3.geometry import Box
 from streamimg3.sky import footprint
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import ExposureRecord, Observation
+from streamimg3.store.cubes import cube_stacks
 from streamimg3.store.documents import AssociationDocument, MemberEntry, revive
 from streamimg3.store.exposure import stack_path
-from streamimg3.store.layout import VARIANCES, chunking
+from streamimg3.store.layout import NAN_PLANES, chunking
 
-_NAN_PLANES = ("sci", "err", *VARIANCES)
+_SPECTRAL = b"gwcs/spectral_frame-"  # in the text of a gWCS that gives wavelengths besides positions
 _RENAMED = {"instrume": "instrument"}
 _ORDER = "ingest/order.json"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the headers of one exposure say; its pixels have not been read."""
+    """What the headers of one exposure say, and of a cube its table of times; its pixels have not been read."""
 
     record: ExposureRecord
     member: int
@@ -40,6 +42,7 @@ class Found:
     primary_cards: str
     sci_cards: str
     wcs: bytes
+    cube: Cube | None = field(default=None, compare=False)
 
 
 def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
@@ -58,13 +61,16 @@ def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
         If a file is unreadable, has no WCS, or the images' units differ.
     """
     found: list[Found] = []
-    rows: dict[tuple[int, int], int] = {}
+    rows: dict[str, int] = {}
+    filled: dict[str, int] = {}
     for number, member in enumerate(association.science):
         with open_sources(member, options) as sources:
             for chip, source in enumerate(sources):
-                row = rows.get(source.shape, 0)
-                rows[source.shape] = row + 1
-                found.append(_found(source, len(found), row, (number, chip)))
+                group = stack_path(source.shape, cubes=source.cube is not None)
+                row, first = rows.get(group, 0), filled.get(group, 0)
+                item = _found(source, len(found), row, (number, chip))
+                rows[group], filled[group] = row + 1, first + item.record.integrations
+                found.append(replace(item, record=replace(item.record, first=first)))
     _check_units(found)
     return _unique_groups(_unique_names(found), [m.group_id for m in association.science])
 
@@ -78,18 +84,21 @@ def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Foun
     text = source.asdf if source.asdf is not None else (source.wcs_cards or "").encode("ascii")
     if source.asdf is None and source.wcs_tables:
         text += Wcs.TABLES + source.wcs_tables
-    if kind == "gwcs":
+    spectral = source.cube is not None and _SPECTRAL in text
+    if kind == "gwcs" and not spectral:
         _require_finite(Wcs(kind, text, source.shape), source.url)
-    region = source.record.get("s_region") or footprint.outline(Wcs(kind, text, source.shape))
+    region = source.record.get("s_region") or ("" if spectral else footprint.outline(Wcs(kind, text, source.shape)))
     if facts.get("vparity") is not None:
         facts["vparity"] = int(facts["vparity"])  # type: ignore[arg-type]
     record = ExposureRecord(
         name=source.name, filename=source.filename, url=source.url, index=index, shape=source.shape, row=row,
-        group_id=str(source.record.get("group_id") or f"exposure{index + 1:04d}"), planes=tuple(p.name for p in source.planes),
+        group_id=str(source.record.get("group_id") or f"exposure{index + 1:04d}"),
+        planes=source.names, integrations=source.cube.count if source.cube else 0,
         checksums={"wcs": hashlib.sha256(text).hexdigest()}, wcs_kind=kind, is_jwst=source.is_jwst,
         s_region=str(region), notes=source.notes, **facts,  # type: ignore[arg-type]
     )  # fmt: skip
-    return Found(record, where[0], where[1], source.primary_cards, source.sci_cards, text)
+    cube = replace(source.cube, planes=()) if source.cube else None  # the file is about to be closed
+    return Found(record, where[0], where[1], source.primary_cards, source.sci_cards, text, cube)
 
 
 def _require_finite(wcs: Wcs, url: str) -> None:
@@ -159,7 +168,7 @@ def _version(url: str, options: Mapping[str, str]) -> str:
 def clear(obs: Observation) -> None:
     """Remove what an earlier ingest left, and all results made from it."""
     obs.write_root({"ingested": False})
-    for folder in ("documents", "receipts", "scratch", "mosaic", "single", "ingest", "exposures"):
+    for folder in ("documents", "receipts", "scratch", "mosaic", "single", "ingest", "exposures", "integrations"):
         obs.backend.remove_tree(folder)
 
 
@@ -192,14 +201,27 @@ def create(obs: Observation, association: Association, found: Sequence[Found]) -
         What :func:`scan` returned.
     """
     obs.commit(association_document(association))
-    for shape in dict.fromkeys(f.record.shape for f in found):
-        members = [f for f in found if f.record.shape == shape]
+    images = [f for f in found if not f.record.integrations]
+    for shape in dict.fromkeys(f.record.shape for f in images):
+        members = [f for f in images if f.record.shape == shape]
         planes = dict.fromkeys(p for f in members for p in f.record.planes)
         obs.create_stack(shape, len(members), dict.fromkeys((*planes, "nan"), members[0].record.bunit))
-        obs.create_table(shape, "cards_primary", [f.primary_cards.encode("ascii", "replace") for f in members])
-        obs.create_table(shape, "cards_sci", [f.sci_cards.encode("ascii", "replace") for f in members])
-        obs.create_table(shape, "wcs", [f.wcs for f in members])
+        _create_tables(obs, members)
+    for stack in cube_stacks([f.record for f in found]):
+        members = [found[r.index] for r in stack.records]
+        cubes = [f.cube for f in members if f.cube]
+        columns = ingest_cubes.integration_columns(stack, [c.numbers for c in cubes], [c.times for c in cubes])
+        ingest_cubes.create_cubes(obs, stack, columns, members[0].record.bunit)
+        _create_tables(obs, members)
     obs.write_records([f.record for f in found])
+
+
+def _create_tables(obs: Observation, members: Sequence[Found]) -> None:
+    """Write cards and WCS of the exposures of a stack."""
+    shape, cubes = members[0].record.shape, members[0].record.integrations > 0
+    obs.create_table(shape, "cards_primary", [f.primary_cards.encode("ascii", "replace") for f in members], cubes)
+    obs.create_table(shape, "cards_sci", [f.sci_cards.encode("ascii", "replace") for f in members], cubes)
+    obs.create_table(shape, "wcs", [f.wcs for f in members], cubes)
 
 
 def association_document(association: Association) -> AssociationDocument:
@@ -250,7 +272,7 @@ def _store_planes(obs: Observation, source: Source, record: ExposureRecord) -> d
         for plane in source.planes:
             band = _read_band(source, plane, y0, y1)
             hashes[plane.name].update(np.ascontiguousarray(band).data)
-            if plane.name in _NAN_PLANES:
+            if plane.name in NAN_PLANES:
                 np.bitwise_or(nan, np.isnan(band), out=nan, casting="unsafe")
             obs.write(f"{stack_path(source.shape)}/{plane.name}", (record.row,), box, band)
         obs.write(f"{stack_path(source.shape)}/nan", (record.row,), box, nan)
@@ -267,11 +289,14 @@ def _read_band(source: Source, plane: Plane, y0: int, y1: int) -> NDArray[np.gen
         ) from error
 
 
-def commit(obs: Observation, count: int, digest: str) -> None:
+def commit(obs: Observation, found: Sequence[Found], digest: str) -> None:
     """Gather the records and mark the store as ingested."""
-    keys = [f"ingest/{i:06d}.json" for i in range(count)]
-    records = [revive(ExposureRecord, json.loads(obs.backend.get(key) or b"null")) for key in keys]
+    records = [f.record for f in found]
+    keys = {r.index: f"ingest/{r.index:06d}.json" for r in records if not r.integrations}
+    for index, key in keys.items():
+        records[index] = revive(ExposureRecord, json.loads(obs.backend.get(key) or b"null"))
+    records = ingest_cubes.completed(obs, records)
     obs.write_records(records)
     obs.write_root({"ingested": True, "ingest": digest, "exposures": [r.name for r in records]})
     obs.consolidate()
-    obs.backend.remove([*keys, _ORDER])
+    obs.backend.remove([*keys.values(), *ingest_cubes.blobs(records), _ORDER])

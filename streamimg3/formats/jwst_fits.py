@@ -1,12 +1,16 @@
-"""JWST level-2 image files: planes by extension name, facts by keyword, the gWCS as raw ASDF bytes."""
+"""JWST level-2 files, images and cubes: planes by extension name, facts by keyword, the gWCS as raw ASDF bytes."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import replace
 
 from streamimg3.errors import InputError
 from streamimg3.formats.fits_file import FitsFile, Hdu, card_value, number
 from streamimg3.formats.fits_wcs import checked_wcs, has_celestial_keywords
+from streamimg3.formats.int_times import integration_times
 from streamimg3.formats.names import root_name
-from streamimg3.formats.sources import RECORD_FIELDS, Fact, Plane, Source
+from streamimg3.formats.sources import RECORD_FIELDS, Cube, CubePlane, Fact, Plane, Source
 
 _PLANES = {
     "SCI": "sci",
@@ -18,6 +22,9 @@ _PLANES = {
     "AREA": "area",
 }
 _ABSENT = {"DQ": "no DQ: NaN pixels are bad"}
+_SHARED = {"area": "area", "dq": "pixeldq"}  # what may be one image for all integrations, and its name then
+_SPECTRAL_CUBES = ("IFUCubeModel",)
+_THIRD_AXIS = re.compile(r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)3 |(CD|PC)(3_\d|\d_3) |PV3_")
 
 # Field -> keyword; the unit where the data model keeps it is asked first, the other one second.
 _PRIMARY_NUMBERS = {
@@ -76,11 +83,12 @@ def jwst_source(file: FitsFile) -> Source:
     Raises
     ------
     InputError
-        If SCI is not one 2-D image, planes differ in shape, or there is no finite WCS at all.
+        If SCI is not one image or one cube of integrations, planes differ in shape, or there is no finite WCS at all.
     """
     sci = _science(file)
+    shape = sci.shape[-2], sci.shape[-1]
     asdf, notes = _asdf(file)
-    planes, absent = _planes(file, sci)
+    planes, cube, absent = _planes(file, sci)
     record = _record(file, sci)
     cards: str | None = None
     tables: bytes | None = None
@@ -88,7 +96,7 @@ def jwst_source(file: FitsFile) -> Source:
         primary = file.hdus[0]
         if not (has_celestial_keywords(sci.cards) or has_celestial_keywords(primary.cards)):
             raise InputError(f"{file.url}: has neither a gWCS nor a FITS WCS; run assign_wcs on it first")
-        wcs = checked_wcs(file, primary.cards, sci.cards, (sci.shape[0], sci.shape[1]))
+        wcs = checked_wcs(file, primary.cards, sci.cards if cube is None else _of_one_image(sci.cards), shape)
         cards, tables, notes = wcs.cards, wcs.tables, (*notes, *wcs.notes)
         record["s_region"] = record["s_region"] or wcs.s_region
     elif record["s_region"] is None:
@@ -97,7 +105,7 @@ def jwst_source(file: FitsFile) -> Source:
         name=root_name(file.url),
         filename=file.filename,
         url=file.url,
-        shape=(sci.shape[0], sci.shape[1]),
+        shape=shape,
         planes=planes,
         primary_cards=file.hdus[0].cards,
         sci_cards=sci.cards,
@@ -107,7 +115,15 @@ def jwst_source(file: FitsFile) -> Source:
         record=record,
         notes=(*file.notes, *notes, *absent),
         is_jwst=True,
+        cube=cube,
     )
+
+
+def _of_one_image(cards: str) -> str:
+    """Return the cards of a cube without its third axis: time or wavelength are none of the sky's."""
+    kept = [card for at in range(0, len(cards), 80) if not _THIRD_AXIS.match(card := cards[at : at + 80])]
+    two = {"WCSAXES": "WCSAXES =                    2", "NAXIS": "NAXIS   =                    2"}
+    return "".join(two.get(card[:8].strip(), card).ljust(80) for card in kept)
 
 
 def _science(file: FitsFile) -> Hdu:
@@ -115,18 +131,26 @@ def _science(file: FitsFile) -> Hdu:
     if len(found) > 1:
         raise InputError(f"{file.url}: holds {len(found)} SCI extensions (a multi-slit product); imaging needs one")
     shape = found[0].shape
-    if len(shape) == 2:
+    model = card_value(file.hdus[0].header, "DATAMODL", file.url)
+    if len(shape) == 3 and model in _SPECTRAL_CUBES:
+        raise InputError(f"{file.url}: SCI is a spectral cube {shape} ({model}), not a cube of integrations")
+    if len(shape) == 3 and file.is_copy:
+        raise InputError(
+            f"{file.url}: is a cube that cannot be read in pieces where it is; unpack or copy it to disk first"
+        )
+    if len(shape) in (2, 3):
         return found[0]
     kinds = {
         0: "SCI holds no pixels; fetch the file again",
-        3: f"SCI is a cube of integrations {shape} where a 2-D image is needed; give the _cal or _rate file",
         4: f"SCI is an uncalibrated ramp {shape}; run calwebb_detector1 on it first",
     }
     raise InputError(f"{file.url}: " + kinds.get(len(shape), f"SCI has shape {shape} where a 2-D image is needed"))
 
 
-def _planes(file: FitsFile, sci: Hdu) -> tuple[tuple[Plane, ...], tuple[str, ...]]:
+def _planes(file: FitsFile, sci: Hdu) -> tuple[tuple[Plane, ...], Cube | None, tuple[str, ...]]:
+    """Return the planes that are images, those of a cube, and notes on what is missing."""
     planes: list[Plane] = []
+    cubes: list[CubePlane] = []
     notes: list[str] = []
     for extname, name in _PLANES.items():
         hdu = file.find(extname, sci.version)
@@ -134,11 +158,18 @@ def _planes(file: FitsFile, sci: Hdu) -> tuple[tuple[Plane, ...], tuple[str, ...
             notes.append(_ABSENT.get(extname, f"no {extname}"))
         elif not hdu.shape:
             notes.append(f"{_ABSENT.get(extname, f'no {extname}')} (the extension is empty)")
-        elif hdu.shape != sci.shape:
+        elif hdu.shape == sci.shape[1:] and name in _SHARED:
+            planes.append(replace(file.plane(hdu, name), name=_SHARED[name]))
+        elif hdu.shape != sci.shape or (len(sci.shape) == 3 and name == "area"):
             raise InputError(f"{file.url}: {extname} has shape {hdu.shape}, SCI {sci.shape}; make the file again")
+        elif len(sci.shape) == 3:
+            cubes.append(file.cube_plane(hdu, name))
         else:
             planes.append(file.plane(hdu, name))
-    return tuple(planes), tuple(notes)
+    if not cubes:
+        return tuple(planes), None, tuple(notes)
+    numbers, times, doubts = integration_times(file, sci.shape[0])
+    return tuple(planes), Cube(tuple(cubes), numbers, times), (*notes, *doubts)
 
 
 def _asdf(file: FitsFile) -> tuple[bytes | None, tuple[str, ...]]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streamimg3.errors import InputError
+
 if TYPE_CHECKING:
     from streamimg3.formats.association import Member
 
@@ -70,6 +72,50 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class CubePlane:
+    """One plane of a cube of integrations, read in blocks.
+
+    Parameters
+    ----------
+    name : str
+        One of ``sci err dq var_poisson var_rnoise var_flat``.
+    dtype : {"float32", "uint32"}
+        As for `Plane`.
+    read : callable
+        ``read(first, last, y0, y1)`` returns rows ``y0..y1`` of integrations ``first..last`` (half-open, 0-based) as an
+        array of shape ``(last - first, y1 - y0, nx)`` in this dtype, native byte order, C-contiguous.
+    """
+
+    name: str
+    dtype: Literal["float32", "uint32"]
+    read: Callable[[int, int, int, int], NDArray[np.float32] | NDArray[np.uint32]] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Cube:
+    """What a cube has for each integration.
+
+    Parameters
+    ----------
+    planes : tuple of CubePlane
+        ``sci`` first; absent planes are not listed.
+    numbers : ndarray of int32, shape (count,)
+        Number of each integration in its exposure, from 1.
+    times : ndarray of float64, shape (count, 6)
+        Start, middle and end in MJD (UTC), then the same in barycentric MJD (TDB), days; NaN where unknown.
+    """
+
+    planes: tuple[CubePlane, ...]
+    numbers: NDArray[np.int32]
+    times: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """Number of integrations."""
+        return len(self.numbers)
+
+
+@dataclass(frozen=True)
 class Source:
     """One exposure of one detector, with its file open.
 
@@ -97,6 +143,8 @@ class Source:
         What was missing and what is assumed instead.
     is_jwst : bool
         Whether keywords and DQ bits are JWST's.
+    cube : Cube or None
+        The integrations, where the exposure is a cube; ``planes`` are then those that all integrations share.
     """
 
     name: str
@@ -112,6 +160,13 @@ class Source:
     record: dict[str, Fact]
     notes: tuple[str, ...]
     is_jwst: bool
+    cube: Cube | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all planes, those of the integrations first."""
+        deep = [plane.name for plane in self.cube.planes] if self.cube else []
+        return (*deep, *(plane.name for plane in self.planes))
 
     def plane(self, name: str) -> Plane | None:
         """Return the plane of this name, or None."""
@@ -137,8 +192,8 @@ def open_sources(member: Member, options: Mapping[str, str]) -> Iterator[list[So
     Raises
     ------
     InputError
-        If the file is not FITS, is truncated, holds no 2-D image, has no celestial or no finite WCS, or its planes
-        differ in shape.
+        If the file is not FITS, is truncated, holds no 2-D image nor a cube of integrations, has no celestial or no finite
+        WCS, or its planes differ in shape.
     """
     from streamimg3.formats.fits_file import open_fits, readable_cards
     from streamimg3.formats.generic_fits import generic_sources, with_companions
@@ -147,6 +202,10 @@ def open_sources(member: Member, options: Mapping[str, str]) -> Iterator[list[So
     with open_fits(member.url, options) as file:
         with readable_cards(member.url):
             sources = [jwst_source(file)] if is_jwst(file) else generic_sources(file)
+        if any(source.cube for source in sources) and (member.weight or member.dq):
+            raise InputError(
+                f"{member.url}: is a cube of integrations, which takes no weight or DQ map; take it out of the association"
+            )
         with with_companions(sources, member, options) as completed:
             yield [_grouped(source, member.group_id) for source in completed]
 

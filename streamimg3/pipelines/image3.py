@@ -48,8 +48,21 @@ STAGES: Mapping[str, Any] = {
 
 
 def applicable(obs: Observation) -> list[str]:
-    """Return the steps in order; a moving target is aligned by assign_mtwcs, all others by tweakreg."""
-    moving = (obs.records()[0].targtype or "").lower() == "moving"
+    """Return the steps in order; a moving target is aligned by assign_mtwcs, all others by tweakreg.
+
+    Raises
+    ------
+    InputError
+        If an exposure is a cube of integrations, saying who takes it.
+    """
+    records = obs.records()
+    cube = next((r for r in records if r.integrations), None)
+    if cube is not None:
+        raise InputError(
+            f"{cube.url}: is a cube of {cube.integrations} integrations, and image3 combines images: "
+            "give coron3 or tso3 the cubes, or image3 the files with one image each (_cal)"
+        )
+    moving = (records[0].targtype or "").lower() == "moving"
     return [s for s in STEPS if s != ("tweakreg" if moving else "assign_mtwcs")]
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from streamimg3.store import Observation
+from streamimg3.store.cubes import CubeStack, cube_stacks
 from streamimg3.store.documents import AssociationDocument, ResampleDocument
+from streamimg3.store.layout import COLUMNS, FLAGS
 
 
 def describe(obs: Observation) -> str:
@@ -22,15 +26,41 @@ def describe(obs: Observation) -> str:
     lines.append(f"exposures: {len(records)}")
     for r in records:
         time = f"{r.exposure_time:g} s" if r.exposure_time else "time unknown"
-        size = f"{r.shape[0]} x {r.shape[1]}"
+        size = f"{r.shape[0]} x {r.shape[1]} (y, x)"
+        if r.integrations:
+            size = f"{r.integrations} x {r.shape[0]} x {r.shape[1]} (integration, y, x)"
         lines.append(
-            f"  {r.index:3d} {r.name}  {size} (y, x)  {time}  {r.bunit or 'no unit'}  {' '.join(r.planes)}  wcs {r.wcs_kind}"
+            f"  {r.index:3d} {r.name}  {size}  {time}  {r.bunit or 'no unit'}  {' '.join(r.planes)}  wcs {r.wcs_kind}"
         )
         lines += [f"      {note}" for note in r.notes]
+    for stack in cube_stacks(records):
+        lines += _cubes(obs, stack)
     for name in [k.removesuffix(".json") for k in obs.backend.keys("documents")]:
         if name == "resample" or name.startswith("resample-"):
             lines += _mosaic(obs, name)
     return "\n".join(lines)
+
+
+def _cubes(obs: Observation, stack: CubeStack) -> list[str]:
+    """Lines about the planes of a stack of cubes, what is known of each integration, and its flags."""
+    ny, nx = stack.shape
+    lines = [f"{stack.path}: {stack.count} x {ny} x {nx} (integration, y, x) of {len(stack.records)} exposures"]
+    names = dict.fromkeys(p for r in stack.records for p in r.planes)
+    for name in (*names, "nan", *COLUMNS):
+        lines.append(_line(obs, f"{stack.path}/{name}"))
+    if names.keys() & {"dq", "pixeldq"}:
+        flags = "flags: " + ", ".join(f"{value}={name}" for name, value in FLAGS.items())
+        lines += textwrap.wrap(flags, 120, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+def _line(obs: Observation, path: str) -> str:
+    """Return name, dimensions, type, unit and meaning of an array."""
+    array = obs.array(path)
+    attrs = dict(array.attrs)
+    dims = ", ".join(str(d) for d in array.metadata.dimension_names)
+    name = path.rsplit("/", 1)[1]
+    return f"  {name:12s} ({dims})  {array.dtype}  {attrs.get('units', '1')}  {attrs['long_name']}"
 
 
 def _mosaic(obs: Observation, name: str) -> list[str]:
@@ -40,10 +70,7 @@ def _mosaic(obs: Observation, name: str) -> list[str]:
     ny, nx = document.shape
     lines = [f"{document.path}: {ny} x {nx} (y, x), {document.pixel_scale:.5g} arcsec/pixel, tiles of {document.tile}"]
     for plane in document.planes:
-        array = obs.array(f"{document.path}/{plane}")
-        attrs = dict(array.attrs)
-        dims = ", ".join(str(d) for d in array.metadata.dimension_names)
-        lines.append(f"  {plane:12s} ({dims})  {array.dtype}  {attrs['units']}  {attrs['long_name']}")
+        lines.append(_line(obs, f"{document.path}/{plane}"))
     errors = [e for e in document.map_errors if e is not None]
     if errors:
         lines.append(f"  pixel maps: largest measured error {max(errors):.1e} pixel")

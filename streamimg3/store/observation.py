@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -19,6 +20,18 @@ from streamimg3.store.documents import AlignmentDocument, Document, check_schema
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 
 D = TypeVar("D", bound=Document)
+_FLAGS = ("dq", "pixeldq")
+_COLUMN_CHUNK = 2**17  # values; a column of 10^5 integrations is one request
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Along what images are stacked, and how the stack is cut."""
+
+    stacked: str
+    shape: tuple[int, int, int]
+    chunk: tuple[int, int, int]
+    shard: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,8 @@ class Observation:
         """Gather the metadata again if a run was killed between its last array and that."""
         node = json.loads(self.backend.get("zarr.json") or b"{}")
         known = set((node.get("consolidated_metadata") or {}).get("metadata", {}))
-        groups = {f"exposures/{name}" for name in self.backend.keys("exposures") if "." not in name}
+        stacks = ("exposures", "integrations")
+        groups = {f"{stack}/{name}" for stack in stacks for name in self.backend.keys(stack) if "." not in name}
         if not groups <= known or ("documents" in self.backend.keys("") and self._uncounted(known)):
             self.consolidate()
 
@@ -139,25 +153,64 @@ class Observation:
         """Write the facts of all exposures."""
         self.backend.put("exposures/index.json", json.dumps([asdict(r) for r in records], allow_nan=False).encode())
 
-    def create_stack(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
-        """Create the empty stacks for ``count`` exposures of a shape; ``planes`` maps plane names to their image unit."""
+    def create_stack(
+        self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None], cubes: bool = False
+    ) -> None:
+        """Create the empty stacks for ``count`` exposures of a shape; ``planes`` maps plane names to their image unit.
+
+        With ``cubes``, these are the planes that are the same for all integrations of an exposure.
+        """
+        chunk, shard = layout.chunking(shape)
+        grid = _Grid("exposure", (count, *shape), (1, *chunk), (1, *shard))
+        self._create_planes(stack_path(shape, cubes), grid, planes)
+
+    def create_cubes(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
+        """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit."""
+        grid = _Grid("integration", (count, *shape), *layout.cube_chunking(shape, count))
+        self._create_planes(stack_path(shape, cubes=True), grid, planes)
+
+    def _create_planes(self, path: str, grid: _Grid, planes: Mapping[str, str | None]) -> None:
         import zarr
 
-        path = stack_path(shape)
-        self.write_group("exposures", {})
-        self.write_group(path, {"shape": list(shape)})
+        self.write_group(path.split("/")[0], {})
+        self.write_group(path, {"shape": list(grid.shape[1:])})
         for plane, bunit in planes.items():
             kind = layout.PLANES[plane]
-            chunk, shard = layout.chunking(shape)
             attrs: dict[str, Any] = {"units": layout.unit_of(plane, bunit), "long_name": kind.long_name}
+            attrs |= layout.flag_attrs() if plane in _FLAGS else {}
+            if grid.stacked == "integration":  # so that the columns are coordinates
+                attrs["coordinates"] = " ".join(layout.COLUMNS)
             zarr.create_array(
-                self.backend.zarr, name=f"{path}/{plane}", shape=(count, *shape), dtype=kind.dtype, fill_value=kind.fill,
-                chunks=(1, *chunk), shards=(1, *shard), compressors=_codec(kind.dtype), overwrite=True,
-                dimension_names=("exposure", "y", "x"), attributes=attrs | (layout.flag_attrs() if plane == "dq" else {}),
+                self.backend.zarr, name=f"{path}/{plane}", shape=grid.shape, dtype=kind.dtype, fill_value=kind.fill,
+                chunks=grid.chunk, shards=grid.shard, compressors=_codec(kind.dtype), overwrite=True,
+                dimension_names=(grid.stacked, "y", "x"), attributes=attrs,
             )  # fmt: skip
         _array.cache_clear()
 
-    def create_table(self, shape: tuple[int, int], name: str, rows: Sequence[bytes]) -> None:
+    def create_columns(self, shape: tuple[int, int], columns: Mapping[str, NDArray[np.generic]]) -> None:
+        """Write the columns of a stack of cubes (``layout.COLUMNS``), each with one value per integration."""
+        import zarr
+
+        for name, values in columns.items():
+            attrs: dict[str, Any] = {"units": "d"} if name in layout.TIMES else {}
+            array = zarr.create_array(
+                self.backend.zarr, name=f"{stack_path(shape, cubes=True)}/{name}", shape=values.shape, dtype=values.dtype,
+                fill_value=math.nan if name in layout.TIMES else -1, chunks=(min(len(values), _COLUMN_CHUNK),),
+                dimension_names=("integration",), overwrite=True, attributes=attrs | {"long_name": layout.COLUMNS[name]},
+            )  # fmt: skip
+            array[:] = values
+        _array.cache_clear()
+
+    def column(self, path: str, first: int, last: int) -> NDArray[np.generic]:
+        """Return some values of a one-dimensional array."""
+        try:
+            return np.asarray(self.array(path)[first:last])
+        except StreamImgError:
+            raise
+        except Exception as error:  # codecs and backends have errors of their own
+            raise StoreError(f"cannot read {self.url}/{path} {first}..{last}: {reason(error)}") from error
+
+    def create_table(self, shape: tuple[int, int], name: str, rows: Sequence[bytes], cubes: bool = False) -> None:
         """Write one byte string per exposure as a row of a uint8 array (short rows end in zeros)."""
         import zarr
 
@@ -166,7 +219,7 @@ class Observation:
         for i, row in enumerate(rows):
             table[i, : len(row)] = np.frombuffer(row, np.uint8)
         array = zarr.create_array(
-            self.backend.zarr, name=f"{stack_path(shape)}/{name}", shape=table.shape, dtype="uint8", fill_value=0,
+            self.backend.zarr, name=f"{stack_path(shape, cubes)}/{name}", shape=table.shape, dtype="uint8", fill_value=0,
             chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True,
             attributes={"lengths": [len(r) for r in rows], "encoding": "utf-8"},
         )  # fmt: skip
@@ -187,8 +240,8 @@ class Observation:
         """Return a Zarr array of the store, opened once per process."""
         return _array(self.url, self.options, path)
 
-    def window(self, path: str, lead: tuple[int, ...], box: Box) -> NDArray[np.generic]:
-        """Read a box of a plane of an array."""
+    def window(self, path: str, lead: tuple[int | slice, ...], box: Box) -> NDArray[np.generic]:
+        """Read a box of a plane of an array, or with a slice in ``lead``, of several planes."""
         try:
             return np.asarray(self.array(path)[(*lead, *box.slices)])
         except StreamImgError:
@@ -196,8 +249,8 @@ class Observation:
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot read {self.url}/{path} {lead} {box.as_tuple()}: {reason(error)}") from error
 
-    def write(self, path: str, lead: tuple[int, ...], box: Box, values: NDArray[np.generic]) -> None:
-        """Write a box of a plane; the box must be whole shards (or reach the array's rim).
+    def write(self, path: str, lead: tuple[int | slice, ...], box: Box, values: NDArray[np.generic]) -> None:
+        """Write a box of a plane or, with a slice in ``lead``, of several; whole shards only (or up to the array's rim).
 
         Raises
         ------

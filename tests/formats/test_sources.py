@@ -228,7 +228,7 @@ def test_bad_jwst_files(tmp_path: Path) -> None:
 
     _refused(variant(lambda hdus: hdus.pop()), "neither a gWCS nor a FITS WCS; run assign_wcs")
     _refused(variant(put(3, _image(np.zeros((4, 4), np.uint32), "DQ"))), r"DQ has shape \(4, 4\), SCI \(12, 9\)")
-    _refused(variant(put(1, _image(_pixels((3, NY, NX)), "SCI"))), "cube of integrations .* give the _cal or _rate")
+    _refused(variant(put(1, _image(_pixels((3, NY, NX)), "SCI"))), r"ERR has shape \(12, 9\), SCI \(3, 12, 9\)")
     _refused(variant(put(1, _image(_pixels((1, 2, NY, NX)), "SCI"))), "uncalibrated ramp .* calwebb_detector1")
     _refused(variant(put(1, _image(None, "SCI"))), "SCI holds no pixels")
     _refused(variant(lambda hdus: hdus.append(_image(_pixels(), "SCI", 2))), "2 SCI extensions")

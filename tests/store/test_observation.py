@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from streamimg3.errors import InputError, StoreError
 from streamimg3.geometry import Box, TileGrid
 from streamimg3.store import ExposureRecord, Observation
+from streamimg3.store.cubes import cube_stacks
 from streamimg3.store.documents import SkyDocument
 from streamimg3.store.exposure import Exposure, stack_path
-from streamimg3.store.layout import CHUNK, FLAGS, PLANES, SHARD_BYTES, chunking, unit_of
+from streamimg3.store.layout import CHUNK, FLAGS, PLANES, SHARD_BYTES, chunking, cube_chunking, unit_of
 
 SHAPE = (300, 270)
 WHOLE = Box.of_shape(SHAPE)
@@ -291,3 +292,42 @@ def test_the_shared_store_is_whole(ingested: Observation) -> None:
         np.testing.assert_array_equal(nan, wanted)
         assert exposure.wcs.shape == exposure.record.shape
         assert "INSTRUME= 'NIRCAM" in exposure.cards("primary")
+
+
+@settings(max_examples=100, deadline=None)
+@given(shape=st.tuples(st.integers(1, 5000), st.integers(1, 5000)), count=st.integers(1, 10**5))
+def test_chunks_and_shards_of_cubes(shape: tuple[int, int], count: int) -> None:
+    (depth, cy, cx), (deep, sy, sx) = cube_chunking(shape, count)
+    ny, nx = shape
+    assert deep % depth == 0 and sy % cy == 0 and sx % cx == 0, "shards are whole chunks"
+    assert cy <= ny and cx <= min(nx, 2048) and deep < count + depth
+    assert sx >= nx and sx - nx < -(-nx // cx), "a shard is as wide as the image, but for what makes chunks equal"
+    if deep > 1:
+        assert sy >= ny, "several integrations are whole ones"
+    assert 4 * deep * sy * sx <= SHARD_BYTES or (deep == depth == 1 and sy == cy)
+    whole = 4 * sx * -(-ny // cy) * cy
+    if sy >= ny and deep + depth <= count:
+        assert (deep + depth) * whole > SHARD_BYTES, "no smaller than need be"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), ends=st.tuples(st.integers(0, 480), st.integers(0, 480))
+)  # fmt: skip
+def test_parts_of_a_stack_of_cubes(sizes: list[int], ends: tuple[int, int]) -> None:
+    """Each integration is found once, in its exposure; blocks cover the stack."""
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    records = [
+        record(index=2 * i, row=i, integrations=n, first=f)
+        for i, (n, f) in enumerate(zip(sizes, firsts, strict=True))
+    ]  # fmt: skip
+    (stack,) = cube_stacks([*records, record(index=1), record(index=3)])
+    assert stack.count == sum(sizes) and stack.path == "integrations/300x270"
+    blocks = stack.blocks()
+    assert blocks[0][0] == 0 and blocks[-1][1] == stack.count
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(blocks))
+    first, last = sorted(e % stack.count for e in ends)
+    owners = [(2 * i, k) for i, n in enumerate(sizes) for k in range(n)]
+    parts = stack.parts(first, last + 1)
+    assert [(p.record.index, k) for p in parts for k in range(p.first, p.last)] == owners[first : last + 1]
+    assert [p.start for p in parts] == [p.record.first + p.first - first for p in parts]
