@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
@@ -15,7 +16,7 @@ from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.pipelines import image3
-from streamimg3.products import export, export_preview
+from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
@@ -166,7 +167,7 @@ def _ingest_task(found: Sequence[Any], number: int) -> Task:
     from streamimg3.formats.ingest import band_memory
 
     mine = [f.record for f in found if f.member == number]
-    need = max(band_memory(r.shape) for r in mine) + 48 * MIB
+    need = max(band_memory(r.shape) for r in mine) + 72 * MIB
     return Task(
         f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number
     )
@@ -298,8 +299,9 @@ def run_settings(
     companions.bring(obs, params, session)
     with session.runner(obs.url) as runner:
         if missing is not None:
-            for tasks in filter(None, image3.plan(obs, params).values()):
-                runner.check(tasks)  # an impossible budget is refused before a pixel is read
+            planned = image3.plan(obs, params, rough=True)
+            products = foreseen(obs, planned.get("resample", []), session)
+            runner.check([*missing.tasks, *chain(*planned.values()), *products])  # refused before a pixel is read
             _pixels(obs, missing, session, runner)
         document = image3.run(obs, params, runner, until)
         export(obs, session, runner, document)

@@ -341,6 +341,7 @@ def _bands(
     ny = int(image.shape[0])
 
     def read(y0: int, y1: int) -> Pixels:
+        """Return rows ``y0`` to ``y1`` (excluded), converted."""
         if not 0 <= y0 < y1 <= ny:
             raise ValueError(f"{label}: rows {y0}..{y1} are not inside 0..{ny}")
         with quietly(), _damage(f"{label}: rows {y0}..{y1} cannot be read"):
