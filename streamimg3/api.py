@@ -298,10 +298,11 @@ def run_settings(
         obs.commit(given)
     companions.bring(obs, params, session)
     with session.runner(obs.url) as runner:
+        planned = image3.plan(obs, params, rough=True)
+        products = foreseen(obs, planned.get("resample", []), session)
+        coming = missing.tasks if missing is not None else []
+        runner.check([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
         if missing is not None:
-            planned = image3.plan(obs, params, rough=True)
-            products = foreseen(obs, planned.get("resample", []), session)
-            runner.check([*missing.tasks, *chain(*planned.values()), *products])  # refused before a pixel is read
             _pixels(obs, missing, session, runner)
         document = image3.run(obs, params, runner, until)
         export(obs, session, runner, document)

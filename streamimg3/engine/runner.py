@@ -256,7 +256,8 @@ class Runner:
                 if losses > _TRIES:
                     keys = ", ".join(list(left)[:workers])
                     raise TaskError(
-                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
+                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers),"
+                        " or mend what they said above when they started"
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
                 self._dismiss()
