@@ -147,7 +147,9 @@ class Runner:
             kept = share(self.memory, workers, enough, helpers=resident_family() - resident())
         except BudgetError:
             kept = None
-        if kept is not None and kept.workers == workers == fresh.workers:
+        whole = max(t.nbytes for t in tasks)
+        slimmer = fresh.each >= whole  # starting anew takes a second, working in bands may take many
+        if kept is not None and kept.workers == workers == fresh.workers and (kept.each >= whole or not slimmer):
             return kept
         self._dismiss()
         return share(self.memory, self.workers, tasks)
