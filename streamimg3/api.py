@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
@@ -15,7 +16,7 @@ from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.pipelines import image3
-from streamimg3.products import export, export_preview
+from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from streamimg3.store import ExposureRecord
 
 PIPELINES = ("image3",)
-_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
+_INGEST_REST = 72 * MIB  # open files, their headers, buffers of remote ones
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -318,9 +319,11 @@ def run_settings(
         obs.commit(given)
     companions.bring(obs, params, session)
     with session.runner(obs.url) as runner:
+        planned = image3.plan(obs, params, rough=True)
+        products = foreseen(obs, planned.get("resample", []), session)
+        coming = missing.tasks if missing is not None else []
+        runner.check([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
         if missing is not None:
-            for tasks in filter(None, image3.plan(obs, params).values()):
-                runner.check(tasks)  # an impossible budget is refused before a pixel is read
             _pixels(obs, missing, session, runner)
         document = image3.run(obs, params, runner, until)
         export(obs, session, runner, document)

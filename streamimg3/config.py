@@ -30,6 +30,10 @@ _WITHOUT_MEANING = {
     "grow": "flags are not grown", "scale_detection": "detection is not rescaled",
     "nlow": "all exposures enter the median", "nhigh": "all exposures enter the median",
 }  # fmt: skip
+# parameters of a step that are read but change nothing: the values that ask for nothing, and why others are not followed
+_WITHOUT_EFFECT = {
+    "outlier_detection": {"fillval": (("", "NAN", "INDEF"), "pixels without weight never enter the median")},
+}
 # parameters that older versions of the reference have under another name
 _FORMER = {"tweakreg": {"min_gaia": "abs_minobj", "save_gaia_catalog": "save_abs_catalog"}}
 _GAIA = "GAIADR2"  # what align_to_gaia meant where no catalogue was named
@@ -221,7 +225,7 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
     params
         The frozen value.
     notes : list of str
-        Parameters of the reference that have no meaning or another name here.
+        Parameters of the reference that have no meaning, no effect or another name here.
 
     Raises
     ------
@@ -240,7 +244,7 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
             raise InputError(
                 f"unknown parameter {step}.{name}{_close(name, hints)}: see 'streamimg3 run --help' or the README"
             )
-    return kind(**chosen), notes + _unused(unused, step)
+    return kind(**chosen), notes + _unused(unused, step) + _ignored(chosen, step)
 
 
 def _modern(values: Mapping[str, Any], step: str) -> tuple[dict[str, Any], list[str]]:
@@ -273,6 +277,15 @@ def _unused(values: Mapping[str, Any], step: str) -> list[str]:
     return [
         f"{step}.{', '.join(names)} {'is' if len(names) == 1 else 'are'} not used here: {why}"
         for why, names in reasons.items()
+    ]
+
+
+def _ignored(values: Mapping[str, Any], step: str) -> list[str]:
+    """One line for each parameter whose value asks for something that is not done."""
+    return [
+        f"{step}.{name} = {values[name]} is not used here: {why}"
+        for name, (harmless, why) in _WITHOUT_EFFECT.get(step, {}).items()
+        if name in values and str(values[name]).strip().upper() not in harmless
     ]
 
 

@@ -10,19 +10,24 @@ from streamimg3.engine.budget import MIB, resident
 from streamimg3.errors import InputError
 from streamimg3.session import Session
 from streamimg3.store import Observation
-from streamimg3.store.backend import normalise
+from streamimg3.store.backend import is_local, normalise
 from streamimg3.store.documents import (
     AlignmentDocument,
     AssociationDocument,
     CatalogDocument,
     OutlierDocument,
+    ResampleDocument,
     RunDocument,
 )
 from streamimg3.store.layout import CHUNK
 
-# Measured while an exposure is written: bytes per pixel of a band; and gwcs, asdf and the metadata
-_CRF_PIXEL, _CRF_REST = 32, 88 * MIB
+MOSAIC = "resample"  # name of the document of the mosaic of all exposures
+# Measured while a product is written: bytes per pixel of an exposure's band, the metadata, and gwcs and asdf
+_CRF_PIXEL, _METADATA, _LIBRARIES = 32, 24 * MIB, 64 * MIB
+_GATHERED = 40 * MIB  # what a process has loaded and not given back by the end of a run
 _THINNEST = 32
+_KINDS = ("crf", "i2d", "outliers", "segm")  # products that hold pixels, in the order in which they are told
+_Made = tuple[tuple[str, str], ...]  # kind and URL
 
 
 def export(
@@ -51,29 +56,13 @@ def export(
     InputError
         If the store holds no finished mosaic.
     """
-    from streamimg3.formats.i2d import export_i2d
-    from streamimg3.stages.resample import NAME
-
     runner = runner or session.runner(obs.url)
     last = run or obs.document(RunDocument)
     statuses = last.statuses if last else {}
-    mosaics: Sequence[str] = run.mosaics if run else _mosaics(obs, NAME)
-    written = _exposures(obs, session, runner, statuses) if "outlier_detection" in statuses else []
-    for name in mosaics:
-        written.append(
-            export_i2d(
-                obs, session.output_dir, session.storage_options, name=name, limit=runner.memory, statuses=statuses
-            )
-        )
-    outliers = obs.document(OutlierDocument)
-    if "outlier_detection" in statuses and outliers is not None and outliers.wcs_asdf:
-        from streamimg3.formats.outlier_products import export_outlier_products
-
-        written += export_outlier_products(
-            obs, session.output_dir, session.storage_options, statuses=statuses, limit=runner.memory
-        )
+    mosaics = run.mosaics if run else _mosaics(obs)
+    written = _streamed(obs, session, runner, statuses, mosaics)
     if statuses.get("source_catalog", "SKIPPED") != "SKIPPED":
-        written += _catalog(obs, session, runner, statuses)
+        written += _catalog(obs, session)
     if statuses.get("tweakreg", "SKIPPED") != "SKIPPED":
         written += _stars(obs, session)
     for url in written:
@@ -83,36 +72,108 @@ def export(
     return written
 
 
-def _exposures(obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str]) -> list[str]:
-    """Write every exposure as the steps left it, several at a time."""
-    from streamimg3.formats.step_facts import StepFacts
-
-    if not StepFacts.of(obs, statuses).has_crf:
+def _streamed(
+    obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str], mosaics: Sequence[str]
+) -> list[str]:
+    """Write the products that hold pixels, several at a time."""
+    tasks = _product_tasks(obs, statuses, mosaics, _rest(session))
+    if not tasks:
         return []
     work = partial(
-        _exposure_work,
-        obs=obs,
-        destination=session.output_dir,
-        options=dict(session.storage_options),
+        _product_work, obs=obs, destination=session.output_dir, options=dict(session.storage_options),
         statuses=dict(statuses),
-    )
-    none: tuple[str, ...] = ()
-    return list(runner.fold(work, [_exposure_task(r.index, r.shape) for r in obs.records()], none, "export"))
+    )  # fmt: skip
+    none: _Made = ()
+    made = runner.fold(work, tasks, none, "export")
+    return [url for kind in _KINDS for k, url in made if k == kind]
 
 
-def _exposure_task(index: int, shape: tuple[int, int]) -> Task:
-    most, least = (shape[1] * rows * _CRF_PIXEL + _CRF_REST for rows in (CHUNK, _THINNEST))
-    return Task(f"e{index:06d}", most, least, item=index)
+def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[Task]:
+    """Return the tasks that writing the products will be, as far as their memory goes: of one exposure, and a mosaic.
+
+    Parameters
+    ----------
+    obs : Observation
+        A store with the exposures' records.
+    tiles : sequence of Task
+        Those that will make the mosaic, if any.
+    session : Session
+        Where the products go.
+    """
+    rest = _rest(session) + _GATHERED
+    shapes = {r.shape for r in obs.records()}
+    tasks = [_exposure_task(0, max(shapes, key=lambda shape: shape[1]), rest)]
+    corners = [box[2:] for task in tiles for _, box in task.writes]
+    if corners:
+        side = max(box[2] - box[0] for task in tiles for _, box in task.writes)
+        tasks.append(_mosaic_task("i2d", (max(y for y, _ in corners), max(x for _, x in corners)), side, rest))
+    return tasks
 
 
-def _exposure_work(
-    task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: dict[str, str]
-) -> tuple[str, ...]:
-    from streamimg3.formats.crf import write_crf
+def _rest(session: Session) -> int:
+    """What a task holds beside pixels."""
+    from streamimg3.formats.publish import UPLOAD_MEMORY
+
+    return _METADATA + (0 if is_local(normalise(session.output_dir)) else UPLOAD_MEMORY)
+
+
+def _product_tasks(obs: Observation, statuses: Mapping[str, str], mosaics: Sequence[str], rest: int) -> list[Task]:
+    """One task for each file, large ones first, so that none is left over at the end."""
     from streamimg3.formats.step_facts import StepFacts
 
-    exposure = obs.exposures()[task.item if isinstance(task.item, int) else task.item[0]]
-    return (write_crf(exposure, StepFacts.of(obs, statuses), destination, options, resident() + task.limit),)
+    tasks = []
+    for name in mosaics:
+        mosaic = obs.document(ResampleDocument, name)
+        if mosaic is None:
+            raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
+        tasks.append(_mosaic_task(f"i2d-{name}", mosaic.shape, mosaic.tile, rest))
+    catalog = obs.document(CatalogDocument) if statuses.get("source_catalog", "SKIPPED") != "SKIPPED" else None
+    mosaic = obs.document(ResampleDocument)
+    if mosaic is not None and catalog is not None and catalog.sources and catalog.segmentation:
+        tasks.append(_mosaic_task("segm", mosaic.shape, mosaic.tile, rest))
+    if "outlier_detection" not in statuses:
+        return tasks
+    outliers = obs.document(OutlierDocument)
+    if outliers is not None and outliers.wcs_asdf:
+        tasks.append(Task("outliers", rest + 3 * _METADATA, rest + _METADATA, libraries=_LIBRARIES))
+    if StepFacts.of(obs, statuses).has_crf:
+        tasks += [_exposure_task(r.index, r.shape, rest) for r in obs.records()]
+    return tasks
+
+
+def _mosaic_task(key: str, shape: tuple[int, int], tile: int, rest: int) -> Task:
+    from streamimg3.formats.i2d import band_memory
+
+    most, least = (band_memory(shape, tile, rows) + rest for rows in (tile, _THINNEST))
+    return Task(key, max(most, least), least, libraries=_LIBRARIES)
+
+
+def _exposure_task(index: int, shape: tuple[int, int], rest: int) -> Task:
+    most, least = (shape[1] * rows * _CRF_PIXEL + rest for rows in (CHUNK, _THINNEST))
+    return Task(f"crf-{index:06d}", most, least, item=index, libraries=_LIBRARIES)
+
+
+def _product_work(
+    task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: dict[str, str]
+) -> _Made:
+    """Write one file (of outlier_detection's intermediate results, all)."""
+    import gwcs  # noqa: F401 (before the memory is measured)
+
+    from streamimg3.formats import crf, i2d, outlier_products, segm
+    from streamimg3.formats.step_facts import StepFacts
+
+    kind, _, name = task.key.partition("-")
+    limit = resident() + task.limit
+    if kind == "crf":
+        exposure = obs.exposures()[task.item if isinstance(task.item, int) else task.item[0]]
+        urls = [crf.write_crf(exposure, StepFacts.of(obs, statuses), destination, options, limit)]
+    elif kind == "i2d":
+        urls = [i2d.export_i2d(obs, destination, options, name=name, limit=limit, statuses=statuses)]
+    elif kind == "segm":
+        urls = [segm.export_segm(obs, destination, options, limit=limit, statuses=statuses)]
+    else:
+        urls = outlier_products.export_outlier_products(obs, destination, options, statuses=statuses, limit=limit)
+    return tuple((kind, url) for url in urls)
 
 
 def _stars(obs: Observation, session: Session) -> list[str]:
@@ -129,20 +190,14 @@ def _stars(obs: Observation, session: Session) -> list[str]:
     return written
 
 
-def _catalog(obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str]) -> list[str]:
-    """Write catalogue and segmentation map, if sources were found."""
+def _catalog(obs: Observation, session: Session) -> list[str]:
+    """Write the catalogue, if sources were found."""
     from streamimg3.formats.catalog import export_catalog
-    from streamimg3.formats.segm import export_segm
 
     document = obs.document(CatalogDocument)
     if document is None or not document.sources:
         return []
-    written = [export_catalog(obs, session.output_dir, session.storage_options)]
-    if document.segmentation:
-        written.append(
-            export_segm(obs, session.output_dir, session.storage_options, limit=runner.memory, statuses=statuses)
-        )
-    return written
+    return [export_catalog(obs, session.output_dir, session.storage_options)]
 
 
 def export_preview(obs: Observation, session: Session) -> list[str]:
@@ -155,13 +210,12 @@ def export_preview(obs: Observation, session: Session) -> list[str]:
     """
     from streamimg3.formats.publish import open_product
     from streamimg3.report.preview import preview
-    from streamimg3.stages.resample import NAME
 
     association = obs.document(AssociationDocument)
     product = association.product if association else "mosaic"
     written = []
-    for name in _mosaics(obs, NAME):
-        root = product if name == NAME else name.removeprefix(f"{NAME}-")
+    for name in _mosaics(obs):
+        root = product if name == MOSAIC else name.removeprefix(f"{MOSAIC}-")
         url = f"{normalise(session.output_dir)}/{root}_i2d.png"
         with open_product(url, session.storage_options) as sink:
             sink.write(preview(obs, name))
@@ -170,7 +224,7 @@ def export_preview(obs: Observation, session: Session) -> list[str]:
     return written
 
 
-def _mosaics(obs: Observation, name: str) -> list[str]:
+def _mosaics(obs: Observation) -> list[str]:
     """Names of the documents that commit a mosaic."""
     found = [key.removesuffix(".json") for key in obs.backend.keys("documents") if key.endswith(".json")]
-    return [n for n in found if n == name or n.startswith(f"{name}-")]
+    return [n for n in found if n == MOSAIC or n.startswith(f"{MOSAIC}-")]

@@ -1,14 +1,18 @@
-"""What all tests share: a small simulated field, ingested once."""
+"""What all tests share: a small simulated field, ingested once; the command line as a process of its own."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import streamimg3
 from streamimg3 import Observation, Session, ingest
 from streamimg3.formats.simulate import Field, simulate
 
@@ -17,6 +21,20 @@ SKIP = {
 }
 DATA = Path(__file__).parent / "data"
 M17 = DATA / "2mass_m17"
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process that finds the package under test, and whose memory is not that of all tests before."""
+    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def command_line(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in such a process."""
+    return python("-m", "streamimg3", *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-import streamimg3
 from streamimg3 import Observation, cli
 from streamimg3.store.documents import ResampleDocument
-from tests.conftest import SKIP
+from tests.conftest import SKIP, command_line, python
 
 PRODUCT = "jw01234-o001_t001_nircam_clear-f200w"
 SKIPS = [f"--steps.{step}.skip=true" for step in SKIP]
@@ -70,11 +70,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 def _in_a_process(*arguments: object) -> Said:
     """Run the command as its own process."""
-    path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-m", "streamimg3", *map(str, arguments)], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    done = command_line(*arguments)
     return Said(done.returncode, done.stdout, done.stderr)
 
 
@@ -557,7 +553,8 @@ def test_dry_run_and_plan(command: CommandLine, field: Path, tmp_path: Path) -> 
     assert said.code == OK, said.err
     tasks = re.search(r"resample: (\d+) tasks, 1 workers", said.out)
     assert tasks and int(tasks[1]) > 4
-    assert re.search(r"\d+ MiB projected, smallest budget \d+ MiB", said.out)
+    size = r"[\d.]+ [MG]iB"  # this process counts, however large it has grown
+    assert re.search(rf"{size} projected, smallest budget {size}$", said.out, re.MULTILINE)
     assert re.search(r"\d+\.\d Mpix read, \d+\.\d Mpix written", said.out)
     machine = command("plan", "image3", field, "--workers", 1, *SKIPS, *more, "--json")
     assert machine.code == OK, machine.err
@@ -608,3 +605,45 @@ def test_as_a_process(field: Path, tmp_path: Path) -> None:
     assert said.code == OK, said.err
     assert "ingest: 4 files unchanged, kept" in said.lines and "resample: unchanged, kept" in said.lines
     _is_one_clear_line(_in_a_process("info", tmp_path / "none.zarr"), BAD, "none.zarr")
+
+
+# ---------------------------------------------------------------- how the process ends
+# The entry point around a command that ends as told, with what is left to be done when Python tears itself down: a last
+# word, and a thread that holds the process up for longer than anybody waits.
+_ENTRY = """
+import atexit, sys, threading, time, types
+from streamimg3 import cli
+
+end, store = {end}, {store}
+atexit.register(print, "torn down")
+if store:
+    sys.modules["obstore"] = types.ModuleType("obstore")
+    threading.Thread(target=time.sleep, args=(60,)).start()
+
+def main():
+    print("all is said", end="")
+    print("all is told", end="", file=sys.stderr)
+    if end != "returns":
+        sys.exit(end)
+
+cli.main = main
+cli.entry()
+"""
+
+
+@pytest.mark.parametrize("store", [False, True])
+@pytest.mark.parametrize(("end", "code"), [("returns", 0), (None, 0), (0, 0), (1, 1), (3, 3), (130, 130)])
+def test_exit_codes_are_passed_on(end: object, code: int, store: bool) -> None:
+    """With the code that the command ends with; after an object store was used at once, and nothing said is lost."""
+    started = time.monotonic()
+    done = python("-c", _ENTRY.format(end=repr(end), store=store))
+    assert done.returncode == code and time.monotonic() - started < 60
+    assert done.stderr == "all is told"
+    assert done.stdout == "all is said" + ("" if store else "torn down\n")
+
+
+def test_a_message_instead_of_a_code() -> None:
+    """Is printed as Python does, whatever was used."""
+    done = python("-c", _ENTRY.format(end="'no code'", store=True).replace("args=(60,)", "args=(0,)"))
+    assert done.returncode == 1
+    assert done.stderr == "all is toldno code\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streamimg3 import config
 from streamimg3.errors import InputError
-from streamimg3.stages import tweakreg
+from streamimg3.stages import outlier_detection, tweakreg
 from streamimg3.stages.resample import Params
 
 
@@ -145,6 +145,22 @@ def test_notes_are_one_line_for_each_reason() -> None:
     ]
     _, notes = config.build(Params, {"suffix": "i2d", "output_use_model": True}, "resample")
     assert notes == ["resample.suffix, output_use_model are not used here: products are named by the association"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("NAN", 0), ("nan", 0), ("NaN", 0), ("INDEF", 0), ("0.0", 1), ("-1", 1), ("", 0), ("inf", 1)]
+)
+def test_a_fill_value_that_changes_nothing_gives_a_note(text: str, told: int) -> None:
+    """Pixels without weight are NaN to outlier_detection; who asks for something else is told. In resample it counts."""
+    _, name, value = config.parse_assignment(f"outlier_detection.fillval={text}")
+    params, notes = config.build(outlier_detection.Params, {name: value, "pixfrac": 0.5}, "outlier_detection")
+    assert params.pixfrac == 0.5
+    said = (
+        f"outlier_detection.fillval = {params.fillval} is not used here: pixels without weight never enter the median"
+    )
+    assert notes == [said] * told
+    assert config.build(outlier_detection.Params, {}, "outlier_detection")[1] == []
+    assert config.build(Params, {"fillval": "0.0"}, "resample")[1] == []
 
 
 @pytest.mark.parametrize(

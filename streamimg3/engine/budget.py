@@ -176,10 +176,12 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int 
         If not even one worker can hold the largest task in its thinnest bands.
     """
     most, least = max(t.nbytes for t in tasks), max(t.least for t in tasks)
+    libraries = max(t.libraries for t in tasks)
     driver = resident() + SLACK
 
     def overhead(n: int) -> int:
-        return _overhead(n) if helpers is None or n != workers else helpers
+        idle = _overhead(n) if helpers is None or n != workers else helpers
+        return idle + n * libraries if n > 1 else idle
 
     if memory is None:
         return Share(workers, most, driver + overhead(workers) + workers * most)

@@ -50,6 +50,17 @@ class Outcome:
     remote: bool = False
     split: dict[str, float] = field(default_factory=dict)
 
+    def __iadd__(self, other: Outcome) -> Outcome:
+        """Count what another part of the stage took."""
+        for name in ("tasks_done", "tasks_kept", "pixels", "retried", "wall_s", "cpu_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.peak_rss = max(self.peak_rss, other.peak_rss)
+        self.projected = max(self.projected, other.projected)
+        self.remote = self.remote or other.remote
+        for kind, seconds in other.split.items():
+            self.split[kind] = self.split.get(kind, 0.0) + seconds
+        return self
+
 
 class Progress:
     """What a stage tells about itself while it runs; this one is silent, the command line has one that talks."""
@@ -136,7 +147,9 @@ class Runner:
             kept = share(self.memory, workers, enough, helpers=resident_family() - resident())
         except BudgetError:
             kept = None
-        if kept is not None and kept.workers == workers == fresh.workers:
+        whole = max(t.nbytes for t in tasks)
+        slimmer = fresh.each >= whole  # starting anew takes a second, working in bands may take many
+        if kept is not None and kept.workers == workers == fresh.workers and (kept.each >= whole or not slimmer):
             return kept
         self._dismiss()
         return share(self.memory, self.workers, tasks)
@@ -174,14 +187,23 @@ class Runner:
         self.progress.finish(ledger.stage, outcome)
         return outcome
 
-    def fold(self, work: Work[T], tasks: Sequence[Task], zero: T, stage: str = "fold") -> T:
-        """Run independent tasks and add up their values, in task order (so that floats give the same bits always)."""
+    def fold(
+        self, work: Work[T], tasks: Sequence[Task], zero: T, stage: str = "fold", cost: Outcome | None = None
+    ) -> T:
+        """Run independent tasks and add up their values, in task order (so that floats give the same bits always).
+
+        What it took is added to ``cost``.
+        """
         outcome, values = Outcome(), {}
         with self._watched(stage, tasks, list(tasks), outcome) as watch:
             for done in self._run(work, list(tasks), outcome):
                 values[done.key] = done.value
+                outcome.tasks_done += 1
+                outcome.cpu_s += done.cpu_s if outcome.remote else 0.0
                 self.progress.advance(stage, done.key, watch.now)
         self.progress.finish(stage, outcome)
+        if cost is not None:
+            cost += outcome
         total: Any = zero
         for task in tasks:
             total = total + values[task.key]
@@ -236,7 +258,8 @@ class Runner:
                 if losses > _TRIES:
                     keys = ", ".join(list(left)[:workers])
                     raise TaskError(
-                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers)"
+                        f"workers died {losses} times in a row at tasks {keys}: give each more memory (--memory, fewer --workers),"
+                        " or mend what they said above when they started"
                     ) from error
                 self.progress.note(f"a worker died; {len(left)} unfinished tasks run again")
                 self._dismiss()

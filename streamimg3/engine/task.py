@@ -21,6 +21,8 @@ class Task:
         What it reads and writes, as ``(name, (y0, x0, y1, x1))``; nobody else writes those boxes.
     item : int or tuple of int
         What the stage needs to find its work (an exposure, a tile position).
+    libraries : int
+        What the work's own libraries take in a worker, bytes; this process has loaded them already.
     limit : int
         Memory granted by the runner, between ``least`` and ``nbytes``; the work chooses its bands by it.
     """
@@ -31,4 +33,5 @@ class Task:
     reads: tuple[tuple[str, tuple[int, int, int, int]], ...] = ()
     writes: tuple[tuple[str, tuple[int, int, int, int]], ...] = ()
     item: int | tuple[int, ...] = 0
+    libraries: int = 0
     limit: int = 0

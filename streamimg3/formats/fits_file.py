@@ -368,6 +368,7 @@ def _bands(
     ny = int(image.shape[0])
 
     def read(y0: int, y1: int) -> Pixels:
+        """Return rows ``y0`` to ``y1`` (excluded), converted."""
         if not 0 <= y0 < y1 <= ny:
             raise ValueError(f"{label}: rows {y0}..{y1} are not inside 0..{ny}")
         with quietly(), _damage(f"{label}: rows {y0}..{y1} cannot be read"):
@@ -400,9 +401,10 @@ def _as_float32(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 def _as_flags(rows: NDArray[np.generic]) -> NDArray[np.uint32]:
     if rows.dtype.kind == "f":  # scaled by BZERO; float64 holds every 32-bit integer exactly, BLANK is NaN
-        values = rows.astype(np.float64)
-        known = np.where((values >= 0) & (values < 2.0**32), values, 1.0)
-        return np.ascontiguousarray(known, dtype=np.uint32)
+        values = rows.astype(np.float64, copy=False)
+        if not (values.min() >= 0 and values.max() < 2.0**32):  # a NaN makes either false
+            values = np.where((values >= 0) & (values < 2.0**32), values, 1.0)
+        return np.ascontiguousarray(values, dtype=np.uint32)
     return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("=")).astype(np.uint32)
 
 

@@ -176,12 +176,20 @@ def _band_rows(tile: int, nx: int, itemsize: int, limit: int | None) -> int:
     """Return a tile's rows where they fit, else fewer: whole chunks if possible, so that none is decoded twice."""
     if limit is None:
         return tile
-    row = itemsize * (_BANDS * nx + _CODEC * min(tile, nx))
-    rows = max(0, limit - resident() - _SPARE) // row
+    rows = max(0, limit - resident() - _SPARE) // _row_memory(tile, nx, itemsize)
     chunk = max(d for d in range(1, min(tile, 512) + 1) if tile % d == 0)
     if rows >= chunk:
         return min(tile, rows // chunk * chunk)
     return max(d for d in range(1, chunk + 1) if chunk % d == 0 and d <= max(rows, _LEAST))
+
+
+def _row_memory(tile: int, nx: int, itemsize: int) -> int:
+    return itemsize * (_BANDS * nx + _CODEC * min(tile, nx))
+
+
+def band_memory(shape: tuple[int, int], tile: int, rows: int) -> int:
+    """Return the bytes that writing a mosaic of a shape takes in bands of some rows, beside its metadata."""
+    return _SPARE + rows * _row_memory(tile, shape[1], 4)
 
 
 def resident() -> int:

@@ -25,13 +25,26 @@ _OTHER_PACKERS = {b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"\x
 class FileSystem(Protocol):
     """What this package uses of an fsspec file system."""
 
-    def exists(self, path: str) -> bool: ...
-    def info(self, path: str) -> Mapping[str, object]: ...
-    def isdir(self, path: str) -> bool: ...
-    def ls(self, path: str, detail: bool = True) -> list[str]: ...
-    def glob(self, path: str) -> list[str]: ...
-    def unstrip_protocol(self, name: str) -> str: ...
-    def open(self, path: str, mode: str = "rb", **how: object) -> IO[bytes]: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+
+    def info(self, path: str) -> Mapping[str, object]:
+        """Return what is known of a file: its size, and its tag or time of change."""
+
+    def isdir(self, path: str) -> bool:
+        """Whether there is a folder."""
+
+    def ls(self, path: str, detail: bool = True) -> list[str]:
+        """Return the paths right under a folder (with ``detail=False``)."""
+
+    def glob(self, path: str) -> list[str]:
+        """Return the paths that fit a pattern."""
+
+    def unstrip_protocol(self, name: str) -> str:
+        """Return the URL of a path."""
+
+    def open(self, path: str, mode: str = "rb", **how: object) -> IO[bytes]:
+        """Open a file; ``how`` says in which blocks it is fetched and how many of them are kept."""
 
 
 def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:

@@ -22,19 +22,33 @@ UPLOAD_MEMORY = 48 * 2**20  # what an upload holds: the part being filled, the o
 class _File(Protocol):
     """What is used of an open file; those of fsspec that can hold back their result have commit and discard too."""
 
-    def write(self, data: bytes | memoryview, /) -> object: ...
-    def close(self) -> None: ...
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Append bytes; returns how many were taken, None = all."""
+
+    def close(self) -> None:
+        """Finish the file."""
 
 
 class _Remote(Protocol):
     """What is used of an fsspec file system."""
 
-    def open(self, path: str, mode: str, **how: object) -> IO[bytes]: ...
-    def makedirs(self, path: str, exist_ok: bool = False) -> None: ...
-    def ls(self, path: str, detail: bool = True) -> list[str]: ...
-    def mv(self, path1: str, path2: str) -> None: ...
-    def rm_file(self, path: str) -> None: ...
-    def exists(self, path: str) -> bool: ...
+    def open(self, path: str, mode: str, **how: object) -> IO[bytes]:
+        """Open a file; ``how`` says in which parts it is sent and when it appears."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Make a folder and those above it."""
+
+    def ls(self, path: str, detail: bool = True) -> list[str]:
+        """Return the paths right under a folder (with ``detail=False``)."""
+
+    def mv(self, path1: str, path2: str) -> None:
+        """Give a file another path."""
+
+    def rm_file(self, path: str) -> None:
+        """Delete a file."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
 
 
 class Product:

@@ -197,6 +197,7 @@ def background_mesh(data: F4, bad: Bool, boxsize: int) -> Mesh | None:
     size = clamp_boxsize(boxsize, shape)
 
     def bands() -> Iterable[tuple[F4, Bool]]:
+        """Go through the image and its flags upwards."""
         return ((data[y : y + _BAND_ROWS], bad[y : y + _BAND_ROWS]) for y in range(0, shape[0], _BAND_ROWS))
 
     return solve_mesh(box_statistics(data, bad, size), size, shape) or whole_mesh(bands, shape)

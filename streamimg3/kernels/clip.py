@@ -228,6 +228,7 @@ def middle_values(bands: Callable[[], Iterable[F4]]) -> tuple[np.float32, np.flo
     """Return the two middle ones (equal for an odd number) of finite values that are read twice, in any bands."""
 
     def unflagged() -> Iterable[tuple[F4, Bool]]:
+        """Go through the values, none of them flagged."""
         return ((band, np.zeros(band.shape, np.bool_)) for band in bands())
 
     bounds = (-_LARGEST, _LARGEST)

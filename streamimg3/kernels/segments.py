@@ -136,6 +136,24 @@ def _unite(parent, a, b):  # type: ignore[no-untyped-def]
 
 @loop
 def label_into(above, eight, labels, parent):  # type: ignore[no-untyped-def]
+    """Label connected pixels as :func:`label` does, in arrays at hand.
+
+    Parameters
+    ----------
+    above : ndarray of bool, shape (ny, nx)
+        Pixels that belong to anything.
+    eight : bool
+        Pixels that share only a corner are connected too.
+    labels : ndarray of int32, shape (ny, nx)
+        Takes the labels, 0 = none; what it holds before does not matter.
+    parent : ndarray of int32, shape (n,)
+        Room to work in: one entry more than there are runs of pixels in all rows, or longer.
+
+    Returns
+    -------
+    int
+        Highest label.
+    """
     ny, nx = above.shape
     count = 0
     parent[0] = 0

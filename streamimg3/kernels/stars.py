@@ -256,6 +256,7 @@ def median_threshold(mesh: Mesh, flags: Callable[[], Iterable[Bool]], snr: float
     """
 
     def noise() -> Iterator[F4]:
+        """Go through the noise map upwards, with zeros where pixels are flagged."""
         y = 0
         for bad in flags():
             rms = mesh.noise(y, 0, y + bad.shape[0], bad.shape[1])

@@ -14,6 +14,7 @@ from streamimg3.store.documents import AlignmentDocument, CatalogDocument, Outli
 
 STEPS = ("assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog")
 _ALIGNMENT = ("assign_mtwcs", "tweakreg")  # which of them applies depends on the target
+_PLACED = ("skymatch", "outlier_detection", "resample")  # their tasks depend on where exposures lie
 # What each step leaves behind; a step that is skipped leaves nothing that a later one could see
 _DOCUMENTS = {
     "assign_mtwcs": AlignmentDocument.kind,
@@ -66,9 +67,16 @@ def applicable(obs: Observation) -> list[str]:
     return [s for s in STEPS if s != ("tweakreg" if moving else "assign_mtwcs")]
 
 
-def plan(obs: Observation, params: Params) -> dict[str, list[Task]]:
-    """Return the tasks of every step that will run, as far as they are known beforehand; reads no pixel."""
-    return {s: STAGES[s].plan(obs, getattr(params, s)) for s in applicable(obs) if s not in params.skip}
+def plan(obs: Observation, params: Params, rough: bool = False) -> dict[str, list[Task]]:
+    """Return the tasks of every step that will run, as far as they are known beforehand; reads no pixel.
+
+    With ``rough`` steps that depend on where exposures lie go by their outlines: enough to check a budget, at once.
+    """
+    tasks = {}
+    for step in (s for s in applicable(obs) if _why_skipped(s, params) is None):
+        more = {"rough": True} if rough and step in _PLACED else {}
+        tasks[step] = STAGES[step].plan(obs, getattr(params, step), **more)
+    return tasks
 
 
 def run(obs: Observation, params: Params, runner: Runner, until: str | None = None) -> RunDocument:
@@ -88,7 +96,8 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
     Returns
     -------
     RunDocument
-        Status of each step that ran, and the mosaics made; also kept in the store.
+        Status of each step up to the last one, with a reason where it was skipped or failed, and the mosaics made; also
+        kept in the store.
     """
     steps = applicable(obs)
     if until is not None and until not in steps:
@@ -97,10 +106,10 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
     reasons: dict[str, str] = {}
     mosaics: tuple[str, ...] = ()
     for step in steps[: steps.index(until) + 1] if until else steps:
-        if step in params.skip:
-            statuses[step] = "SKIPPED"
-            reasons[step] = "by the user"
-            runner.progress.note(f"{step}: skipped by the user")
+        why = _why_skipped(step, params)
+        if why is not None:
+            statuses[step], reasons[step] = "SKIPPED", why
+            runner.progress.note(f"{step}: skipped {why}")
             _forget(obs, step)
             continue
         made = STAGES[step].run(obs, getattr(params, step), runner)
@@ -114,6 +123,21 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
     if obs.document(RunDocument) != document:
         obs.commit(document)
     return document
+
+
+def _why_skipped(step: str, params: Params) -> str | None:
+    """Why a run leaves a step out, None if it does not.
+
+    The catalogue is one of the mosaic that the same run made or kept: without that one (spec image3 §2) the store may
+    still hold the mosaic of an earlier run, made of the exposures as they were then.
+    """
+    if step in params.skip:
+        return "by the user"
+    if step == "source_catalog" and "resample" in params.skip:
+        return "because resample was skipped: this run has no mosaic"
+    if step == "source_catalog" and params.resample.single:
+        return "because resample.single makes no mosaic of all exposures"
+    return None
 
 
 def _forget(obs: Observation, step: str) -> None:

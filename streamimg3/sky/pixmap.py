@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
+from streamimg3.sky import footprint
 from streamimg3.sky.scan import row_limits
 from streamimg3.sky.wcs import Wcs
 
@@ -80,6 +81,11 @@ class PixelMap:
     def nbytes(self) -> int:
         """Bytes that the map takes."""
         return sum(a.nbytes for a in (*self.knots, self.coefficients, *self.nodes, self.extent, self.limits))
+
+    @property
+    def bare(self) -> PixelMap:
+        """The map without its values (of the same size, all zero): what finding tiles takes, in little memory."""
+        return replace(self, coefficients=np.broadcast_to(np.float64(0.0), self.coefficients.shape))
 
     def around(self, reach: float) -> Box:
         """Return a box of mosaic pixels that holds all the exposure can touch (unbounded where the map has gaps)."""
@@ -204,6 +210,32 @@ def pixel_map(source: Wcs, target: Wcs, sampling: Sampling) -> PixelMap:
     found = found or _exact(mapper, valid)
     limits = row_limits(lambda y, x: _lookup(found, mapper, y, x), source.shape, scan, target.shape)
     return replace(found, limits=limits)
+
+
+def outline_map(region: str, shape: tuple[int, int], target: Wcs) -> PixelMap:
+    """Return what the corners alone tell of a map: which tiles an exposure touches, and about how large the map is.
+
+    Parameters
+    ----------
+    region : str
+        S_REGION of the exposure; its four vertices in the order in which :func:`footprint.outline` writes them.
+    shape : tuple of int
+        Rows and columns of the exposure.
+    target : Wcs
+        WCS of the mosaic.
+    """
+    ny, nx = shape
+    y, x = target.to_pixel(*np.concatenate(footprint.parse(region)).T)
+    if y.size == 4:
+        extent = np.stack([v[[0, 3, 1, 2]].reshape(2, 2) for v in (y, x)])
+    else:
+        lows, highs = (y.min(), x.min()), (y.max(), x.max())
+        extent = np.stack(np.meshgrid((lows[0], highs[0]), (lows[1], highs[1]), indexing="ij"))
+    edges = tuple(np.array([-0.5, n - 0.5]) for n in shape)
+    usual = np.zeros((2, *(math.ceil(n / _STEPS[0]) + 4 for n in shape)))
+    limits = np.tile(np.array([0, nx - 1], np.int32), (ny, 1))
+    knots = (np.zeros(usual.shape[1] + 4), np.zeros(usual.shape[2] + 4))
+    return PixelMap(Box(0, 0, ny, nx), knots, usual, (edges[0], edges[1]), extent, limits, math.nan, 3)
 
 
 def _require_finite(source: Wcs) -> None:

@@ -105,7 +105,10 @@ class Wcs:
         if self.kind != "gwcs":
             raise InputError("this exposure has a FITS WCS, not a gWCS")
         found = _load_gwcs(self.text)
-        return found if self.correction is None else corrected_gwcs.corrected(found, self.correction, self._centre)
+        if self.correction is None:
+            return found
+        needed = self.correction.origin is None and self.correction.kind != "moving"
+        return corrected_gwcs.corrected(found, self.correction, self._centre if needed else (0.0, 0.0))
 
     def cards(self) -> bytes:
         """Return the FITS form of ``text`` with the correction worked into its keywords.
@@ -129,7 +132,7 @@ class Wcs:
         return float(ra[0]), float(dec[0])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _build(wcs: Wcs) -> Projection:
     return GwcsProjection(wcs.gwcs()) if wcs.kind == "gwcs" else FitsProjection(wcs.cards())
 
@@ -138,11 +141,19 @@ def _load_gwcs(text: bytes) -> gwcs.WCS:
     """Read the gWCS out of ASDF bytes, whatever arrays the rest of the tree refers to."""
     import asdf
 
-    with asdf.open(io.BytesIO(text), lazy_load=True, ignore_unrecognized_tag=True) as tree:
-        found = tree["wcs"] if "wcs" in tree else tree["meta"]["wcs"]
-        if not hasattr(found, "forward_transform"):
-            raise InputError("the ASDF text holds no gWCS that this installation can read")
-        return found
+    known = asdf.get_config()
+    known.extensions, known.resource_manager  # noqa: B018 (looked up once here, otherwise anew in every context below)
+    try:
+        with asdf.config_context() as config:
+            config.validate_on_read = False  # takes longer than reading; what does not fit fails below
+            with asdf.open(io.BytesIO(text), lazy_load=True, ignore_unrecognized_tag=True) as tree:
+                found = tree["wcs"] if "wcs" in tree else tree["meta"]["wcs"]
+    except Exception as error:  # asdf, its YAML and its converters have errors of their own
+        line = " ".join(str(error).split())[:200]
+        raise InputError(f"its gWCS cannot be read ({type(error).__name__}: {line})") from error
+    if not hasattr(found, "forward_transform"):
+        raise InputError("the ASDF text holds no gWCS that this installation can read")
+    return found
 
 
 class GwcsProjection:
@@ -150,7 +161,6 @@ class GwcsProjection:
 
     def __init__(self, wcs: gwcs.WCS) -> None:
         self.wcs = wcs
-        self._free = _without_bounds(wcs)
         box = getattr(wcs, "bounding_box", None)
         if box is None:
             self.bounds: Bounds | None = None
@@ -161,21 +171,13 @@ class GwcsProjection:
 
     def to_sky(self, y: F8, x: F8, bounded: bool) -> tuple[F8, F8]:
         """See :class:`Projection`."""
-        ra, dec = (self.wcs if bounded else self._free).pixel_to_world_values(x, y)
+        ra, dec = self.wcs(x, y, with_bounding_box=bounded)
         return ra, dec
 
     def to_pixel(self, ra: F8, dec: F8) -> tuple[F8, F8]:
         """See :class:`Projection`."""
-        x, y = self._free.world_to_pixel_values(ra, dec)
+        x, y = self.wcs.invert(ra, dec, with_bounding_box=False)
         return y, x
-
-
-def _without_bounds(wcs: gwcs.WCS) -> gwcs.WCS:
-    from copy import deepcopy
-
-    free = deepcopy(wcs)
-    free.bounding_box = None
-    return free
 
 
 class FitsProjection:

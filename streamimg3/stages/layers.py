@@ -13,7 +13,7 @@ from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError, StoreError
 from streamimg3.sky.correction import Correction
 from streamimg3.sky.mosaic_frame import MosaicFrame, Reference
-from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
+from streamimg3.sky.pixmap import PixelMap, Sampling, outline_map, pixel_map
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, revive
@@ -245,6 +245,11 @@ def make_map(obs: Observation, prefix: str, exposure: Exposure, frame: MosaicFra
         raise InputError(f"{exposure.record.url}: {error}") from error
     obs.backend.put(key, made.to_bytes())
     return made
+
+
+def rough_map(exposure: Exposure, frame: MosaicFrame) -> PixelMap:
+    """Return what an exposure's outline tells of its map: enough to know the tasks, about, before any map is made."""
+    return outline_map(exposure.s_region, exposure.record.shape, frame.wcs)
 
 
 def read_map(obs: Observation, prefix: str, exposure: int) -> PixelMap:

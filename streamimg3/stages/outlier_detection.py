@@ -16,7 +16,7 @@ from streamimg3.sky.pixmap import PixelMap, Sampling
 from streamimg3.stages import outlier_flags as flags
 from streamimg3.stages import outlier_median as groups
 from streamimg3.stages import outlier_stack as stack
-from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference
+from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference, rough_map
 from streamimg3.stages.outlier_median import ROOT, Group
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain, utc_now
@@ -156,31 +156,39 @@ def prepare(obs: Observation, params: Params) -> Work:
     return Work(dataclasses.replace(setup, digest=mark), frame, exposures, members)
 
 
-def plan(obs: Observation, params: Params) -> list[Task]:
-    """Return all tasks whose size is known beforehand; reads no pixel."""
+def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
+    """Return all tasks whose size is known beforehand; reads no pixel, with ``rough`` not even a WCS."""
     if len(obs.records()) < 2:
         return []
     job = prepare(obs, params)
     if not params.resample_data:
         return stack.stack_tasks(job.setup)
-    maps, found = _groups(obs, job, params)
-    return [*_drizzle_tasks(job.setup, found, maps), *_later_tasks(job.setup, found, maps)]
+    maps = [rough_map(e, job.frame) for e in job.exposures] if rough else _maps(obs, job, params)
+    found = _groups(job, maps)
+    return [
+        *_drizzle_tasks(job.setup, found, maps),
+        *_later_tasks(job.setup, found, maps, params.save_intermediate_results),
+    ]
 
 
 def _drizzle_tasks(setup: Setup, found: list[Group], maps: list[PixelMap]) -> list[Task]:
     return groups.group_tasks(setup, found, max(m.nbytes for m in maps))
 
 
-def _later_tasks(setup: Setup, found: list[Group], maps: list[PixelMap]) -> list[Task]:
-    return [*groups.threshold_tasks(setup, found), *groups.median_tasks(setup, found), *flags.flag_tasks(setup, maps)]
+def _later_tasks(setup: Setup, found: list[Group], maps: list[PixelMap], blots: bool) -> list[Task]:
+    later = [*groups.threshold_tasks(setup, found), *groups.median_tasks(setup, found)]
+    return [*later, *flags.flag_tasks(setup, maps, blots)]
 
 
-def _groups(obs: Observation, job: Work, params: Params) -> tuple[list[PixelMap], list[Group]]:
-    maps = [make_map(obs, job.setup.maps, e, job.frame, params.sampling) for e in job.exposures]
+def _maps(obs: Observation, job: Work, params: Params) -> list[PixelMap]:
+    return [make_map(obs, job.setup.maps, e, job.frame, params.sampling).bare for e in job.exposures]
+
+
+def _groups(job: Work, maps: list[PixelMap]) -> list[Group]:
     found = [groups.make_group(name, bits, job.setup, maps) for name, bits in job.members.items()]
     if not any(g.tiles for g in found):
         raise InputError("no exposure touches the output image: check S_REGION and WCS of the exposures")
-    return maps, found
+    return found
 
 
 def run(obs: Observation, params: Params, runner: Runner) -> OutlierDocument:
@@ -236,8 +244,10 @@ class _Run:
 
     def resampled(self) -> OutlierDocument:
         """Compare with the median of the resampled groups."""
-        maps, found = _groups(self.obs, self.job, self.params)
-        self.runner.check([*_drizzle_tasks(self.setup, found, maps), *_later_tasks(self.setup, found, maps)])
+        maps = _maps(self.obs, self.job, self.params)
+        found = _groups(self.job, maps)
+        blots = self.params.save_intermediate_results
+        self.runner.check([*_drizzle_tasks(self.setup, found, maps), *_later_tasks(self.setup, found, maps, blots)])
         self._create(len(found))
         obs, mark = self.obs, self.mark
         self._fill("groups", partial(groups.group_work, obs=obs, mark=mark), _drizzle_tasks(self.setup, found, maps))
@@ -247,7 +257,7 @@ class _Run:
         combine = partial(groups.median_work, obs=obs, mark=mark, thresholds=limits)
         self._fill("median", combine, groups.median_tasks(self.setup, found))
         compare = partial(flags.flag_work, obs=obs, mark=mark, comparison=self._comparison())
-        self._fill("flags", compare, flags.flag_tasks(self.setup, maps))
+        self._fill("flags", compare, flags.flag_tasks(self.setup, maps, blots))
         return self._document([g.name for g in found], limits)
 
     def stacked(self) -> OutlierDocument:
@@ -333,20 +343,10 @@ class _Run:
         return flags.Noise(tuple(level), tuple(rms), self.params.gain, self.params.read_noise)
 
     def _fill(self, part: str, work, tasks: list[Task]) -> None:  # type: ignore[no-untyped-def]
-        self._took(self.runner.fill(work, tasks, Ledger(self.obs.backend, f"{NAME}-{part}", self.mark)))
+        self.cost += self.runner.fill(work, tasks, Ledger(self.obs.backend, f"{NAME}-{part}", self.mark))
 
     def _fold(self, part: str, work, tasks: list[Task]):  # type: ignore[no-untyped-def]
-        return self.runner.fold(work, tasks, (), f"{NAME}-{part}")
-
-    def _took(self, outcome: Outcome) -> None:
-        total = self.cost
-        total.wall_s += outcome.wall_s
-        total.cpu_s += outcome.cpu_s
-        total.peak_rss = max(total.peak_rss, outcome.peak_rss)
-        total.tasks_done += outcome.tasks_done
-        total.tasks_kept += outcome.tasks_kept
-        for kind, seconds in outcome.split.items():
-            total.split[kind] = total.split.get(kind, 0.0) + seconds
+        return self.runner.fold(work, tasks, (), f"{NAME}-{part}", self.cost)
 
     def _document(self, names: list[str], thresholds: tuple[float | None, ...]) -> OutlierDocument:
         layers = self.setup.layers
@@ -355,11 +355,10 @@ class _Run:
             self.notes.append("noise = median needs ERR in every exposure: the exposures' own noise was used")
         share = sum(counts) / sum(la.shape[0] * la.shape[1] for la in layers)
         self.runner.progress.note(f"{NAME}: {sum(counts)} pixels flagged ({share:.3%})")
-        c = self.cost
         kept = self.params.save_intermediate_results and self.params.resample_data
         return OutlierDocument(
             digest=self.mark, made=utc_now(), wcs_asdf=self.setup.wcs_asdf if kept else "",
             parameters=plain(self.params), flagged=tuple(counts), layers=tuple(names),
             thresholds=thresholds, notes=tuple(self.notes),
-            cost=StageCost(c.wall_s, c.cpu_s, c.peak_rss, c.tasks_done, c.tasks_kept, dict(c.split)),
+            cost=StageCost.of(self.cost),
         )  # fmt: skip

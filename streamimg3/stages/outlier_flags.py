@@ -23,7 +23,7 @@ from streamimg3.store.layout import CHUNK, chunking
 
 F4 = NDArray[np.float32]
 _ROW = 44  # bytes per pixel of a band: map, image, error, median, flags and their codec's copies
-_THINNEST = 32
+_HEIGHTS = (CHUNK, CHUNK // 2, CHUNK // 4, 32)  # rows of a band: whole chunks if possible, for each is decoded whole
 
 
 @dataclass(frozen=True)
@@ -67,32 +67,35 @@ class Comparison:
     blots: bool
 
 
-def flag_tasks(setup: Setup, maps: list[PixelMap]) -> list[Task]:
-    """Return one task for each exposure."""
+def flag_tasks(setup: Setup, maps: list[PixelMap], blots: bool = False) -> list[Task]:
+    """Return one task for each exposure; with ``blots`` they keep the blotted medians."""
     tasks = []
     for layer, found in zip(setup.layers, maps, strict=True):
-        ny, nx = layer.shape
-        _, (shard_rows, _) = chunking(layer.shape)
-        fixed = 2 * found.nbytes + 2 * shard_rows * nx * 5
-        most, least = (fixed + _band_memory(setup, found, nx, min(rows, ny)) for rows in (CHUNK, _THINNEST))
-        box = (0, 0, ny, nx)
+        most, least = (_memory(setup, layer, found, rows, blots) for rows in (_HEIGHTS[0], _HEIGHTS[-1]))
         name = f"{layer.path}[{layer.row}]"
-        tasks.append(Task(f"e{layer.exposure:06d}", max(most, least), least, ((name, box),), ((name, box),), layer.bit))
+        box = ((name, (0, 0, *layer.shape)),)
+        tasks.append(Task(f"e{layer.exposure:06d}", max(most, least), least, box, box, layer.bit))
     return tasks
 
 
-def _band_memory(setup: Setup, found: PixelMap, nx: int, rows: int) -> int:
-    """Bytes of a band: its own planes, and the window of the mosaic under it (with its codec's copies)."""
-    grown = rows + 2 * REACH
+def _memory(setup: Setup, layer: Layer, found: PixelMap, rows: int, blots: bool) -> int:
+    """Bytes for an exposure in bands of some rows: map, a shard of results with the codec's copy, and the band.
+
+    A band has its own planes, and the window of the mosaic under it.
+    """
+    ny, nx = layer.shape
+    _, (shard_rows, _) = chunking(layer.shape)
+    fixed = 2 * found.nbytes + 2 * shard_rows * nx * (5 if blots else 1)
+    grown = min(rows, ny) + 2 * REACH
     y, x = (np.where(np.isfinite(p), p, np.nan) for p in found.extent)
     if not (np.isfinite(y).any() and np.isfinite(x).any()):
-        return grown * nx * _ROW + 12 * setup.shape[0] * setup.shape[1]
+        return fixed + grown * nx * _ROW + 12 * setup.shape[0] * setup.shape[1]
     slope = max(1e-3, (found.nodes[0][-1] - found.nodes[0][0]))
     tall = [
         float(np.nanmax(np.abs(p[-1] - p[0])) / slope * grown + np.nanmax(np.abs(p[:, -1] - p[:, 0]))) for p in (y, x)
     ]
     span = [min(t + 64.0, n) for t, n in zip(tall, setup.shape, strict=True)]
-    return int(grown * nx * _ROW + 12 * span[0] * span[1])
+    return int(fixed + grown * nx * _ROW + 12 * span[0] * span[1])
 
 
 def flag_work(task: Task, *, obs: Observation, mark: str, comparison: Comparison) -> dict[str, float]:
@@ -104,8 +107,8 @@ def flag_work(task: Task, *, obs: Observation, mark: str, comparison: Comparison
         found = read_map(obs, setup.maps, layer.exposure)
     ny, nx = layer.shape
     _, (shard_rows, _) = chunking(layer.shape)
-    fixed = 2 * found.nbytes + 2 * shard_rows * nx * 5
-    rows = _THINNEST if fixed + _band_memory(setup, found, nx, min(CHUNK, ny)) > task.limit else CHUNK
+    fitting = (r for r in _HEIGHTS if _memory(setup, layer, found, r, comparison.blots) <= task.limit)
+    rows = next(fitting, _HEIGHTS[-1])
     for top in range(0, ny, shard_rows):
         shard = Box(top, 0, min(top + shard_rows, ny), nx)
         flags = np.zeros(shard.shape, np.uint8)

@@ -27,6 +27,7 @@ from streamimg3.store import Observation
 F4 = NDArray[np.float32]
 ROOT = "outliers"
 _DECODE = 3  # copies of a shard while it is read: encoded, decoded, wanted
+_OBLIQUE = 1.02  # how much longer a side may be in the mosaic than in the exposure, beside the scale
 _THINNEST = 16  # rows of the thinnest band of a stack
 Tiles = tuple[tuple[int, int], ...]
 
@@ -92,14 +93,25 @@ def group_work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
 def threshold_tasks(setup: Setup, groups: Sequence[Group]) -> list[Task]:
     """Return one task for each group."""
     shard = 4 * setup.tile * setup.tile
-    return [
-        Task(
-            f"g{number:04d}", shard * (_DECODE + 5 * len(group.tiles) // 4 + 1), shard * (_DECODE + 1),
-            reads=tuple((f"{ROOT}/wht[{number}]", _box(setup, r, c).as_tuple()) for r, c, _ in group.tiles),
-            item=(number, *(i for r, c, _ in group.tiles for i in (r, c))),
-        )
-        for number, group in enumerate(groups)
-    ]  # fmt: skip
+    tasks = []
+    for number, group in enumerate(groups):
+        held = 4 * min(_reached(setup, group), len(group.tiles) * setup.tile * setup.tile)
+        tasks.append(
+            Task(
+                f"g{number:04d}", shard * (_DECODE + 2) + held, shard * (_DECODE + 2),
+                reads=tuple((f"{ROOT}/wht[{number}]", _box(setup, r, c).as_tuple()) for r, c, _ in group.tiles),
+                item=(number, *(i for r, c, _ in group.tiles for i in (r, c))),
+            )
+        )  # fmt: skip
+    return tasks
+
+
+def _reached(setup: Setup, group: Group) -> int:
+    """Most pixels of the mosaic that the exposures of a group can give a weight."""
+    reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
+    shapes = [setup.layers[bit].shape for bit in group.layers]
+    sides = [[n / setup.ratio * _OBLIQUE + 2 * reach + 2 for n in shape] for shape in shapes]
+    return math.ceil(sum(y * x for y, x in sides))
 
 
 def threshold_work(task: Task, *, obs: Observation, mark: str, maskpt: float) -> tuple[float, ...]:
@@ -107,16 +119,18 @@ def threshold_work(task: Task, *, obs: Observation, mark: str, maskpt: float) ->
     setup = read_setup(obs, mark)
     number, *at = task.item  # type: ignore[misc]
     boxes = [_box(setup, r, c) for r, c in zip(at[::2], at[1::2], strict=True)]
+    unflagged = np.zeros((setup.tile, setup.tile), np.bool_)
 
     def weights() -> Iterator[tuple[F4, NDArray[np.bool_]]]:
         for box in boxes:
             found = np.asarray(obs.window(f"{ROOT}/wht", (number,), box), np.float32)
-            yield found, ~np.isfinite(found) | (found == 0)
+            used = found[np.isfinite(found) & (found != 0)]
+            whole = used.size // setup.tile * setup.tile  # as rows, for sums go row by row
+            for rows in (used[:whole].reshape(-1, setup.tile), used[whole:].reshape(1, -1)):
+                yield rows, unflagged[: rows.shape[0], : rows.shape[1]]
 
-    if task.limit >= task.nbytes:
-        held = list(weights())
-        return (clip_stream(lambda: held).mean * maskpt,)
-    return (clip_stream(weights).mean * maskpt,)
+    held = list(weights()) if task.limit >= task.nbytes else None
+    return (clip_stream(weights if held is None else lambda: held).mean * maskpt,)
 
 
 # ---------------------------------------------------------------- median

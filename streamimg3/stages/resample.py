@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from streamimg3.engine import Outcome, Runner, Task
+from streamimg3.engine import Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box, Tile, TileGrid
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.sky import footprint
 from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, given_frame, linear_terms, mosaic_frame
-from streamimg3.sky.pixmap import Sampling
+from streamimg3.sky.pixmap import PixelMap, Sampling
 from streamimg3.sky.wcs import Wcs
 from streamimg3.stages.layers import (
     Selection,
@@ -28,6 +28,7 @@ from streamimg3.stages.layers import (
     noise_planes,
     read_setup,
     reference,
+    rough_map,
 )
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
@@ -233,8 +234,8 @@ def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     )
 
 
-def plan(obs: Observation, params: Params) -> list[Task]:
-    """Return the tasks, one per mosaic tile that any exposure touches (pixel maps are made if they are not kept yet).
+def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
+    """Return the tasks, one per mosaic tile that any exposure touches.
 
     Parameters
     ----------
@@ -242,30 +243,36 @@ def plan(obs: Observation, params: Params) -> list[Task]:
         A store whose ingest has finished.
     params : Params
         The step's parameters.
+    rough : bool
+        Go by the exposures' outlines; if not, pixel maps are made where they are not kept yet.
     """
-    return [
-        task for target in targets(obs, params) for task in _tasks(obs, prepare(obs, params, target), target, params)[0]
-    ]
+    tasks = []
+    for target in targets(obs, params):
+        setup = prepare(obs, params, target)
+        tasks += _tasks(setup, _maps(obs, setup, target, params, rough))
+    return tasks
 
 
-def _tasks(obs: Observation, setup: Setup, target: Target, params: Params) -> tuple[list[Task], list[float | None]]:
-    """Tasks in row-major order of tiles, and the measured error of every pixel map."""
+def _maps(obs: Observation, setup: Setup, target: Target, params: Params, rough: bool = False) -> list[PixelMap]:
+    if rough:
+        return [rough_map(e, target.frame) for e in target.exposures]
+    return [make_map(obs, setup.maps, e, target.frame, params.sampling).bare for e in target.exposures]
+
+
+def _tasks(setup: Setup, maps: Sequence[PixelMap]) -> list[Task]:
+    """Tasks in row-major order of tiles."""
     grid = TileGrid(setup.shape, setup.tile)
     reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
     windows: dict[tuple[int, int], dict[int, Box]] = {}
-    errors: list[float | None] = []
-    largest = 0
-    for layer, exposure in zip(setup.layers, target.exposures, strict=True):
-        found = make_map(obs, setup.maps, exposure, target.frame, params.sampling)
-        errors.append(None if math.isnan(found.error) else found.error)
+    for layer, found in zip(setup.layers, maps, strict=True):
         for tile in grid.touching(found.around(reach)):
             cells = found.touching(tile.box, reach)
             if cells:
                 windows.setdefault((tile.row, tile.col), {})[layer.bit] = functools.reduce(Box.union, cells)
-        largest = max(largest, found.nbytes)
     if not windows:
         raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
-    return [_task(setup, grid.tile(*key), windows[key], largest) for key in sorted(windows)], errors
+    largest = max(found.nbytes for found in maps)
+    return [_task(setup, grid.tile(*key), windows[key], largest) for key in sorted(windows)]
 
 
 def _task(setup: Setup, tile: Tile, windows: dict[int, Box], map_bytes: int) -> Task:
@@ -344,7 +351,8 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
         runner.progress.note(f"{name}: unchanged, kept")
         same = kept.parameters == plain(params)
         return (kept, False) if same else (dataclasses.replace(kept, parameters=plain(params)), True)
-    tasks, errors = _tasks(obs, setup, target, params)
+    maps = _maps(obs, setup, target, params)
+    tasks = _tasks(setup, maps)
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
     if _CREATED not in ledger.done():
@@ -356,7 +364,8 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
     obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})
-    return _document(setup, target, params, errors, _cost(outcome)), True
+    errors = [None if math.isnan(m.error) else m.error for m in maps]
+    return _document(setup, target, params, errors, StageCost.of(outcome)), True
 
 
 def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
@@ -368,12 +377,6 @@ def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:
         lead = (-(-len(setup.layers) // 32),) if plane == "con" else ()
         fill = setup.fill if plane == "sci" else None
         obs.create_image(f"{setup.path}/{plane}", (*lead, *setup.shape), setup.tile, bunit, fill)
-
-
-def _cost(outcome: Outcome) -> StageCost:
-    return StageCost(
-        outcome.wall_s, outcome.cpu_s, outcome.peak_rss, outcome.tasks_done, outcome.tasks_kept, dict(outcome.split)
-    )
 
 
 def _document(

@@ -125,8 +125,10 @@ def items_of(exposures: Sequence[Exposure]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(members) for members in groups.values())
 
 
-def plan(obs: Observation, params: Params) -> list[Task]:
+def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
     """Return the tasks, one per exposure that overlaps another and one per exposure to be measured as a whole.
+
+    With ``rough`` every exposure is taken to overlap as a whole, for overlaps take the WCS of all.
 
     Raises
     ------
@@ -135,7 +137,9 @@ def plan(obs: Observation, params: Params) -> list[Task]:
     """
     exposures = obs.exposures()
     _check_levels(exposures, params)
-    jobs = _overlap_jobs(exposures, params) if "match" in params.skymethod else []
+    jobs: list[Job] = []
+    if "match" in params.skymethod:
+        jobs = _whole_jobs(exposures, params) if rough else _overlap_jobs(exposures, params)
     tasks = [_task("overlaps", job, params) for job in jobs]
     if params.skymethod in _OWN:
         tasks += [_task("whole", job, params) for job in _whole_jobs(exposures, params)]
@@ -313,7 +317,7 @@ class _Run:
         self.ledger = Ledger(obs.backend, NAME, self.mark)
         self.items = items_of(exposures)
         self.single = params.skystat == "median"  # the reference goes on with a median in single precision
-        self.cost, self.notes = StageCost(), list[str]()
+        self.cost, self.notes = Outcome(), list[str]()
         before = [e.record.bkglevel if params.subtract and e.record.bkgsub else None for e in exposures]
         self.sky = [level or 0.0 for level in before]
         self.known = [False] * len(exposures)
@@ -389,16 +393,8 @@ class _Run:
         for task, job in zip(tasks, jobs, strict=True):
             job.write(self.obs, _job_key(self.mark, task.key))
         call = partial(work, obs=self.obs, mark=self.mark, clipping=self.params.clipping)
-        self._took(self.runner.fill(call, tasks, self.ledger))
+        self.cost += self.runner.fill(call, tasks, self.ledger)
         return [found for task in tasks for found in _result(self.obs, self.mark, task.key)]
-
-    def _took(self, outcome: Outcome) -> None:
-        c = self.cost
-        measured = c.split.get("measure", 0.0) + outcome.split.get("measure", 0.0)
-        self.cost = StageCost(
-            c.wall_s + outcome.wall_s, c.cpu_s + outcome.cpu_s, max(c.peak_rss, outcome.peak_rss),
-            c.tasks_done + outcome.tasks_done, c.tasks_kept + outcome.tasks_kept, {"measure": measured},
-        )  # fmt: skip
 
     def document(self) -> SkyDocument:
         """Return what was found."""
@@ -411,5 +407,5 @@ class _Run:
             reason=_WHY[self.params.skymethod] if nothing else None, parameters=plain(self.params), subtract=self.params.subtract,
             levels=tuple(level if known else None for level, known in zip(self.sky, self.known, strict=True)),
             items=self.items, overlaps=tuple(self.pairs), components=connected(o.items for o in self.pairs),
-            notes=tuple(self.notes), cost=self.cost,
+            notes=tuple(self.notes), cost=StageCost.of(self.cost),
         )  # fmt: skip

@@ -132,7 +132,7 @@ class _Passes:
 
     def __init__(self, obs: Observation, scene: Scene, runner: Runner) -> None:
         self._obs, self._scene, self._runner = obs, scene, runner
-        self._outcomes: list[Outcome] = []
+        self._total = Outcome()
 
     def fill(self, stage: str, work: Callable[..., dict[str, float]], tasks: Sequence[Task], **more: object) -> None:
         """Run one pass; tasks that an interrupted run has finished are kept."""
@@ -140,8 +140,7 @@ class _Passes:
         ledger.forget_others()
         if tasks:
             self._runner.check(tasks)
-            done = self._runner.fill(pixels.bound(work, self._obs, self._scene, **more), tasks, ledger)
-            self._outcomes.append(done)
+            self._total += self._runner.fill(pixels.bound(work, self._obs, self._scene, **more), tasks, ledger)
 
     def forget(self) -> None:
         """Remove the receipts: the document stands for them now."""
@@ -151,15 +150,7 @@ class _Passes:
     @property
     def cost(self) -> StageCost:
         """What all passes took."""
-        found = self._outcomes
-        split: dict[str, float] = {}
-        for outcome in found:
-            for kind, seconds in outcome.split.items():
-                split[kind] = split.get(kind, 0.0) + seconds
-        return StageCost(
-            sum(o.wall_s for o in found), sum(o.cpu_s for o in found), max((o.peak_rss for o in found), default=0),
-            sum(o.tasks_done for o in found), sum(o.tasks_kept for o in found), split,
-        )  # fmt: skip
+        return StageCost.of(self._total)
 
 
 def _make(obs: Observation, params: Params, job: Job, passes: _Passes) -> CatalogDocument:

@@ -246,12 +246,12 @@ def run(obs: Observation, params: Params, runner: Runner) -> AlignmentDocument:
         outcome = runner.fill(partial(work, obs=obs, listing=listing, mark=mark), listing.tasks(exposures), ledger(obs))
         listed = [read_listed(obs, e, key) for e, key in zip(exposures, keys, strict=True)]
         document = _aligned(exposures, listed, params, reference, runner)
-        document = refreshed(obs, document, params.sip if params.sip_approx else None, mark, runner)
+        document = refreshed(obs, document, params.sip if params.sip_approx else None, mark, runner, outcome)
         write_current(
             obs, tuple(None if e.record.index in custom else key for e, key in zip(exposures, keys, strict=True))
         )
     document = dataclasses.replace(
-        document, digest=mark, step=NAME, parameters=dataclasses.asdict(params), cost=_cost(outcome)
+        document, digest=mark, step=NAME, parameters=dataclasses.asdict(params), cost=StageCost.of(outcome)
     )
     runner.progress.note(_summary(document))
     obs.commit(document)
@@ -364,9 +364,3 @@ def _summary(document: AlignmentDocument) -> str:
     counts = {s: sum(e.status == s for e in document.exposures) for s in (SUCCESS, "REFERENCE", FAILED)}
     said = f"{counts[SUCCESS]} exposures aligned, {counts['REFERENCE']} are the reference, {counts[FAILED]} failed"
     return f"{NAME}: {document.status}: {document.reason or said}"
-
-
-def _cost(outcome: Outcome) -> StageCost:
-    return StageCost(
-        outcome.wall_s, outcome.cpu_s, outcome.peak_rss, outcome.tasks_done, outcome.tasks_kept, dict(outcome.split)
-    )

@@ -8,14 +8,15 @@ import json
 from dataclasses import dataclass
 from functools import partial
 
-from streamimg3.engine import Runner, Task
+from streamimg3.engine import Outcome, Runner, Task
 from streamimg3.sky import footprint
 from streamimg3.sky.sip import NoApproximation, SipOptions, sip_keywords
 from streamimg3.stages.star_lists import number_card
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import AlignedExposure, AlignmentDocument, revive
 
-_MEMORY = 96 * 2**20  # gwcs and asdf themselves, a gWCS and its polynomial fits
+_MEMORY = 32 * 2**20  # a gWCS and its polynomial fits
+_LIBRARIES = 64 * 2**20  # gwcs and asdf
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Fresh:
 
 
 def refreshed(
-    obs: Observation, document: AlignmentDocument, sip: SipOptions | None, mark: str, runner: Runner
+    obs: Observation, document: AlignmentDocument, sip: SipOptions | None, mark: str, runner: Runner, cost: Outcome
 ) -> AlignmentDocument:
     """Return a document with the outlines and keywords of its corrected exposures; they are worked out in tasks.
 
@@ -45,16 +46,18 @@ def refreshed(
         Digest of the stage.
     runner : Runner
         Carries out the tasks and is told what went wrong.
+    cost : Outcome
+        What it takes is added here.
     """
     chosen = [i for i, e in enumerate(document.exposures) if e.correction is not None]
     if not chosen:
         return document
     names = [r.name for r in obs.records()]
-    tasks = [Task(f"wcs-{names[i]}", _MEMORY, _MEMORY, item=i) for i in chosen]
+    tasks = [Task(f"wcs-{names[i]}", _MEMORY, _MEMORY, item=i, libraries=_LIBRARIES) for i in chosen]
     draft = f"scratch/tweakreg-{mark}.json"
     obs.backend.put(draft, json.dumps([dataclasses.asdict(e) for e in document.exposures]).encode())
     zero: tuple[Fresh, ...] = ()
-    found = runner.fold(partial(refresh, obs=obs, draft=draft, sip=sip), tasks, zero, stage="tweakreg wcs")
+    found = runner.fold(partial(refresh, obs=obs, draft=draft, sip=sip), tasks, zero, "tweakreg-wcs", cost)
     obs.backend.remove([draft])
     entries, notes = list(document.exposures), list(document.notes)
     for fresh in found:

@@ -85,6 +85,7 @@ class Backend:
         """Return the names right under a prefix."""
 
         async def listed(store: Store) -> list[str]:
+            """Return all the names; the store gives them one by one."""
             return [key async for key in store.list_dir(prefix)]
 
         return sorted(self._sync(listed, "list", prefix))

@@ -9,7 +9,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from streamimg3.errors import StoreError
 from streamimg3.sky.correction import Correction
@@ -158,6 +158,15 @@ class RunDocument(Document):
     mosaics: tuple[str, ...] = ()
 
 
+class _Took(Protocol):
+    wall_s: float
+    cpu_s: float
+    peak_rss: int
+    tasks_done: int
+    tasks_kept: int
+    split: dict[str, float]
+
+
 @dataclass(frozen=True)
 class StageCost:
     """What a stage took: seconds, bytes and where the processor time went."""
@@ -168,6 +177,11 @@ class StageCost:
     tasks_done: int = 0
     tasks_kept: int = 0
     split: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, took: _Took) -> StageCost:
+        """Return what a runner has counted."""
+        return cls(took.wall_s, took.cpu_s, took.peak_rss, took.tasks_done, took.tasks_kept, dict(took.split))
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ def test_rows_are_the_exposures_as_the_steps_left_them(tmp_path: Path) -> None:
 def test_moving_target(tmp_path: Path) -> None:
     """The step is assign_mtwcs, and the mean position is the mosaic's."""
     obs, _ = jwst_mosaic(str(tmp_path / "store"))
-    obs.commit(AlignmentDocument(step="assign_mtwcs", target=(12.5, -3.25)))
+    moved = (AlignedExposure("SUCCESS"),) * 3
+    obs.commit(AlignmentDocument(step="assign_mtwcs", exposures=moved, target=(12.5, -3.25)))
     with fits.open(export_i2d(obs, str(tmp_path), {}, statuses={"assign_mtwcs": "COMPLETE"})) as hdus:
         assert hdus["PRIMARY"].header["S_MTWCS"] == "COMPLETE"
         assert "S_TWKREG" not in hdus["PRIMARY"].header

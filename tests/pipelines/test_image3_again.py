@@ -10,6 +10,9 @@ import pytest
 
 from streamimg3 import Observation, Session, run
 from streamimg3.engine.runner import Outcome, Progress
+from streamimg3.pipelines import image3
+from streamimg3.stages import resample
+from streamimg3.store.documents import CatalogDocument, ResampleDocument, RunDocument
 
 STEPS = ("tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog")
 
@@ -18,10 +21,12 @@ class Log(Progress):
     """Remembers notes and stages that did something."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self.kept: set[str] = set()
         self.worked: set[str] = set()
 
     def note(self, text: str) -> None:
+        self.notes.append(text)
         if text.endswith("unchanged, kept"):
             self.kept.add(text.split(":")[0])
 
@@ -88,3 +93,32 @@ def test_a_skipped_step_leaves_nothing_behind(store: str) -> None:
     assert obs.array("mosaic/sci")[:].tobytes() != sums
     _again(store)
     assert obs.array("mosaic/sci")[:].tobytes() == sums
+
+
+@pytest.mark.parametrize("change", [{"skip": True}, {"single": True}])
+def test_no_catalogue_of_an_earlier_runs_mosaic(store: str, change: dict[str, bool]) -> None:
+    """A run that makes no mosaic of all exposures measures none, although the store has one; the next run does again."""
+    obs = Observation.at(store)
+    before = obs.document(ResampleDocument)
+    assert before is not None and obs.document(CatalogDocument) is not None
+    log = _again(store, resample=change, skymatch={"skip": True})
+    document = obs.document(RunDocument)
+    assert document is not None
+    assert document.statuses["source_catalog"] == "SKIPPED"
+    assert document.statuses["resample"] == ("SKIPPED" if "skip" in change else "COMPLETE")
+    assert "resample" in document.reasons["source_catalog"]
+    assert f"source_catalog: skipped {document.reasons['source_catalog']}" in log.notes
+    assert "source_catalog" not in log.worked
+    assert obs.document(ResampleDocument) == before and obs.document(CatalogDocument) is None
+    assert not list(Path(store).parent.glob("*_cat.ecsv")) and not list(Path(store).parent.glob("*_segm.fits"))
+    log = _again(store)
+    assert "resample" in log.kept and "source_catalog" in log.worked
+    assert list(Path(store).parent.glob("*_cat.ecsv"))
+
+
+def test_what_is_not_run_is_not_planned(store: str) -> None:
+    """The budget is not checked for a catalogue that will not be made."""
+    obs = Observation.at(store)
+    assert list(image3.plan(obs, image3.Params())) == list(STEPS)
+    assert "source_catalog" not in image3.plan(obs, image3.Params(skip=frozenset({"resample"})))
+    assert "source_catalog" not in image3.plan(obs, image3.Params(resample=resample.Params(single=True)))

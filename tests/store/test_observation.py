@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from streamimg3.errors import InputError, StoreError
 from streamimg3.geometry import Box, TileGrid
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.cubes import cube_stacks
-from streamimg3.store.documents import SkyDocument
+from streamimg3.store.documents import AlignedExposure, AlignmentDocument, SkyDocument
 from streamimg3.store.exposure import Exposure, stack_path
 from streamimg3.store.layout import CHUNK, FLAGS, PLANES, SHARD_BYTES, chunking, cube_chunking, unit_of
 
@@ -212,6 +213,21 @@ def test_records_come_back(obs: Observation) -> None:
     assert obs.records() == records
     assert [e.record for e in obs.exposures()] == list(records)
     assert obs.exposures()[1].group == "exposures/300x270"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("step", ["tweakreg", "assign_mtwcs"])
+def test_an_alignment_of_other_exposures_is_refused(obs: Observation, step: str, count: int) -> None:
+    """Which correction belongs to which exposure is not known; what came is still there."""
+    obs.write_records((record(), record(name="jw2", index=1, row=1)))
+    obs.commit(AlignmentDocument(step=step, exposures=(AlignedExposure("REFERENCE"),) * count))
+    told = rf"{re.escape(obs.url)}/documents/alignment\.json is of {count} exposures, .* holds 2: .* run {step} again$"
+    with pytest.raises(StoreError, match=told):
+        obs.exposures()
+    assert len(obs.exposures(aligned=False)) == 2
+    obs.commit(AlignmentDocument(step=step, exposures=(AlignedExposure("REFERENCE"), AlignedExposure("FAILED"))))
+    assert [e.record.name for e in obs.exposures()] == ["jw1", "jw2"]
+    assert [e.aligned.status for e in obs.exposures() if e.aligned] == ["REFERENCE", "FAILED"]
 
 
 @pytest.mark.parametrize(
