@@ -1,9 +1,9 @@
 """Lay this package's products beside those of the reference pipeline, pixel by pixel and keyword by keyword.
 
-    python scripts/parity.py resample|image3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
+    python scripts/parity.py resample|image2|image3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
 
-``resample`` compares mosaics made with many parameters; ``image3`` runs the whole pipeline and judges the checklist of
-its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
+``resample`` compares mosaics made with many parameters; ``image2`` and ``image3`` run the whole pipeline and judge the
+checklist of its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
 The reference's products are cached in the work directory, so a second run repeats only this package's side.
 Exit code 0: everything within tolerance.  1: something is not.
 """
@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import parity_image2
 from compare_products import Finding, PlaneResult, compare_headers, compare_planes
 from parity_cases import CASES, FIELDS, IMAGE3, IMAGE3_SMALL, SMALL, Case
 from parity_image3 import judge_cases, report, run_peers
 from peer import Peer, call, find_peer, make_field, our_command, peer_product, the_product
 from scores import score_fields
 
-NAMES = {"resample": tuple(CASES), "image3": tuple(IMAGE3), "scores": ("a", "b")}
-FEW = {"resample": SMALL, "image3": IMAGE3_SMALL, "scores": ("a",)}
+NAMES = {"resample": tuple(CASES), "image2": parity_image2.NAMES, "image3": tuple(IMAGE3), "scores": ("a", "b")}
+FEW = {"resample": SMALL, "image2": parity_image2.SMALL, "image3": IMAGE3_SMALL, "scores": ("a",)}
 MOST_FINDINGS = 25
 COLUMNS = "{:<22} {:<12} {:>10} {:>8} {:>8} {:>9}  {}"
 
@@ -120,7 +121,7 @@ def peer_only(peer: Peer, what: str, names: Sequence[str]) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["resample", "image3", "scores"], help="what to compare")
+    parser.add_argument("what", choices=list(NAMES), help="what to compare")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has the reference; default: make one")
     parser.add_argument("--work", type=Path, default=Path("parity-work"), help="folder for fields and products")
     parser.add_argument(
@@ -139,6 +140,11 @@ def main() -> int:
         print(f"unknown cases: {' '.join(unknown)}; known are {' '.join(NAMES[options.what])}")
         return 2
     peer = find_peer(options.work.absolute(), options.peer_python)
+    if options.what == "image2":
+        if options.peer_only:
+            print(parity_image2.make_cases(peer, names))
+            return 0
+        return 0 if parity_image2.report_image2(list(parity_image2.judge_image2(peer, names))) else 1
     if options.peer_only and options.what != "scores":
         peer_only(peer, options.what, names)
         return 0

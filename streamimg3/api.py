@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,12 @@ from streamimg3.engine.budget import MIB, share
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
-from streamimg3.pipelines import image3
+from streamimg3.pipelines import image2, image3
 from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
-from streamimg3.store.documents import AssociationDocument
+from streamimg3.store.documents import AssociationDocument, CalibrationDocument
 
 __all__ = [
     "DEFAULT_MEMORY",
@@ -38,9 +39,11 @@ __all__ = [
 if TYPE_CHECKING:
     from streamimg3.formats.association import Association
     from streamimg3.formats.ingest import Found
+    from streamimg3.formats.sources import Opener
     from streamimg3.store import ExposureRecord
 
-PIPELINES = ("image3",)
+PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3}
+Params = image2.Params | image3.Params
 _INGEST_REST = 72 * MIB  # open files, their headers, buffers of remote ones
 
 
@@ -94,44 +97,73 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
 
 @dataclass(frozen=True)
 class _Missing:
-    """Pixels that are still to be brought in: the association, what its headers say, the tasks, and the digest."""
+    """Pixels that are still to be brought in: the association, what its headers say, the tasks, and the digest.
+
+    ``calibration`` is what is done to them on the way, ``means`` the tasks that come before: means of backgrounds.
+    """
 
     association: Association
     found: list[Found]
     tasks: list[Task]
     mark: str
+    calibration: CalibrationDocument | None = None
+    means: tuple[Task, ...] = ()
 
 
-def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
-    """Make the store with all that comes from headers; returns what of the pixels is still missing."""
+def _headers(
+    inputs: str | Sequence[str], session: Session, params: image2.Params | None = None, until: str | None = None
+) -> tuple[Observation, _Missing | None]:
+    """Make the store with all that comes from headers; returns what of the pixels is still missing.
+
+    With ``params`` the exposures are calibrated on their way, up to the step ``until``.
+    """
     from streamimg3.formats import ingest as door
     from streamimg3.formats.association import read_inputs
+    from streamimg3.formats.sources import open_sources
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
+    plan = None
+    if params is not None:
+        from streamimg3.calibration import planned
+
+        association, plan = planned(association, params, session, until)
     for note in association.notes:
         session.progress.note(note)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
-    mark = digest(1, door.fingerprints(association, session.storage_options))
+    plan = plan.dated(obs) if plan else None
+    members = association.members if plan else association.science
+    mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
     root = _own(obs, session.force)
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
         obs.mend()
-        if obs.document(AssociationDocument) != (new := door.association_document(association)):
-            obs.commit(new)
+        _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
     if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
-    found = door.scan(association, session.storage_options)
-    tasks = _ingest_tasks(found)
-    session.runner(obs.url).check(tasks)
+    opener: Opener = plan.labels.opened if plan else open_sources
+    found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
+    tasks = _ingest_tasks(found, calibrated=plan is not None)
+    means = plan.means if plan else ()
+    session.runner(obs.url).check([*means, *tasks])
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
         door.clear(obs)
         door.create(obs, association, found)
+        if plan:
+            plan.create(obs, found[0].record.bunit)
         ledger.mark("_created")
-    return obs, _Missing(association, found, tasks, mark)
+    return obs, _Missing(association, found, tasks, mark, plan.document if plan else None, means)
+
+
+def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
+    """Bring the documents of a kept store up to date: what they say besides has not changed any pixel."""
+    if obs.document(AssociationDocument) != association:
+        obs.commit(association)
+    if calibration is not None and obs.document(CalibrationDocument) != calibration:
+        obs.commit(calibration)
 
 
 def _pixels(obs: Observation, missing: _Missing, session: Session, runner: Runner) -> None:
@@ -140,7 +172,13 @@ def _pixels(obs: Observation, missing: _Missing, session: Session, runner: Runne
 
     obs.backend.sweep()
     door.write_order(obs, missing.association, missing.found)
-    work = partial(_ingest_work, obs=obs, mark=missing.mark, options=dict(session.storage_options))
+    options, mark = dict(session.storage_options), missing.calibration.digest if missing.calibration else ""
+    if missing.means:
+        from streamimg3.calibrated_pixels import background_work
+
+        average = partial(background_work, obs=obs, mark=mark, options=options)
+        runner.fill(average, missing.means, Ledger(obs.backend, "bkg_subtract", missing.mark))
+    work = partial(_ingest_work, obs=obs, mark=missing.mark, options=options, calibration=mark)
     ledger = Ledger(obs.backend, "ingest", missing.mark)
     runner.fill(work, missing.tasks, ledger)
     door.commit(obs, missing.found, missing.mark)
@@ -151,12 +189,15 @@ def _own(obs: Observation, force: bool) -> dict[str, Any]:
     root = obs.root()
     if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
         entries = set(os.listdir(obs.url))
-        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch"}:
+        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch", "backgrounds"}:
             raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
     return root or {}
 
 
 def _same_members(obs: Observation, urls: list[str]) -> bool:
+    calibrated = obs.document(CalibrationDocument)
+    if calibrated is not None:
+        return [e.url for e in calibrated.exposures] == urls
     document = obs.document(AssociationDocument)
     return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
 
@@ -165,11 +206,15 @@ def _default_store(session: Session, product: str) -> str:
     return f"{normalise(session.output_dir)}/{product}.zarr"
 
 
-def _ingest_tasks(found: Sequence[Found]) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes."""
+def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
+    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes.
+
+    Exposures that are ``calibrated`` on the way are faster with the memory for all planes at once.
+    """
     from streamimg3.formats.ingest import band_memory
     from streamimg3.formats.ingest_cubes import block_memory
     from streamimg3.store.cubes import cube_stacks
+    from streamimg3.store.layout import chunking, cube_chunking
 
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
@@ -179,33 +224,52 @@ def _ingest_tasks(found: Sequence[Found]) -> list[Task]:
     for number, mine in files.items():
         need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
-        tasks.append(Task(f"m{number:06d}", need, need, writes=writes, item=number))
+        task = Task(f"m{number:06d}", need, need, writes=writes, item=number)
+        tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
     for stack in cube_stacks([f.record for f in found]):
         (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
-            tasks.append(Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number)))
+            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number))
+            pixels = math.prod(cube_chunking(stack.shape, stack.count)[1])
+            tasks.append(_with_all_planes(task, pixels, stack.records[0]) if calibrated else task)
     return tasks
 
 
-def _ingest_work(task: Task, *, obs: Observation, mark: str, options: dict[str, str]) -> dict[str, float]:
+def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
+    """Return a task that holds all planes of its shard besides, if it may."""
+    from streamimg3.calibrated_pixels import WORKING
+
+    least = task.least + WORKING
+    return replace(task, nbytes=least + pixels * 4 * len(record.planes), least=least)
+
+
+def _ingest_work(
+    task: Task, *, obs: Observation, mark: str, options: dict[str, str], calibration: str = ""
+) -> dict[str, float]:
     import time
 
     from streamimg3.formats.ingest import read_order, store_member
     from streamimg3.formats.ingest_cubes import store_block
+    from streamimg3.formats.sources import open_sources
 
     start = time.process_time()
+    opener: Opener = open_sources
+    if calibration:
+        from streamimg3.calibrated_pixels import open_calibrated
+
+        opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
     order = read_order(obs, mark)
     if isinstance(task.item, int):
-        store_member(obs, *order[task.item], options)
+        store_member(obs, *order[task.item], options, opener)
     else:
         ny, nx, number = task.item
-        store_block(obs, order, (ny, nx, number), options)
+        store_block(obs, order, (ny, nx, number), options, opener)
     return {"ingest": time.process_time() - start}
 
 
-def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> image3.Params:
+def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> Params:
     """Build and validate the parameters of a pipeline.
 
     Raises
@@ -216,15 +280,18 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     name = pipeline.removeprefix("calwebb_")
     if name not in PIPELINES:
         raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(PIPELINES)}")
+    if name == "image2":
+        settings = config.with_bsub(settings)
     for note in config.pipeline_notes(settings):
         progress.note(note)
-    steps, skipped = config.take_skips(settings, image3.STEPS)
+    steps, skipped = config.take_skips(settings, PIPELINES[name].STEPS)
     made: dict[str, Any] = {}
-    for step, stage in image3.STAGES.items():
+    for step, stage in PIPELINES[name].STAGES.items():
         made[step], notes = config.build(stage.Params, steps.get(step, {}), step)
         for note in notes:
             progress.note(note)
-    return image3.Params(skip=skipped, **made)
+    params: Params = PIPELINES[name].Params(skip=skipped, **made)
+    return params
 
 
 def plan(
@@ -241,9 +308,12 @@ def plan(
     """
     params = parameters(pipeline, settings, session.progress)
     given = companions.output_wcs(params, session)
-    obs, _ = _opened(inputs, session)
+    obs, missing = _opened(inputs, session, params)
     if given is not None:
         obs.commit(given)
+    if isinstance(params, image2.Params):
+        before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
+        return {**before, **image2.plan(obs, params)}
     companions.bring(obs, params, session)
     return image3.plan(obs, params)
 
@@ -281,7 +351,7 @@ def run(
     Parameters
     ----------
     pipeline : str
-        ``image3`` (or ``calwebb_image3``).
+        ``image2`` or ``image3`` (or ``calwebb_image2`` ...).
     inputs : str or sequence of str
         An association, FITS files, folders, patterns, or a store that was ingested before.
     until : str, optional
@@ -311,26 +381,30 @@ def run_settings(
 ) -> Observation:
     """Run a pipeline with parameters by step; see :func:`run`."""
     params = parameters(pipeline, settings, session.progress)
-    if until is not None and until not in image3.STEPS:
-        raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
+    module = PIPELINES[pipeline.removeprefix("calwebb_")]
+    if until is not None and until not in module.STEPS:
+        raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
-    obs, missing = _opened(inputs, session)
+    obs, missing = _opened(inputs, session, params, until)
     if given is not None:
         obs.commit(given)
-    companions.bring(obs, params, session)
+    if isinstance(params, image3.Params):
+        companions.bring(obs, params, session)
     with session.runner(obs.url) as runner:
-        planned = image3.plan(obs, params, rough=True)
+        planned = module.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)
-        coming = missing.tasks if missing is not None else []
+        coming = [*missing.means, *missing.tasks] if missing is not None else []
         runner.check([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
         if missing is not None:
             _pixels(obs, missing, session, runner)
-        document = image3.run(obs, params, runner, until)
+        document = module.run(obs, params, runner, until)
         export(obs, session, runner, document)
     return obs
 
 
-def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
+def _opened(
+    inputs: str | Sequence[str], session: Session, params: Params, until: str | None = None
+) -> tuple[Observation, _Missing | None]:
     """Return the store that the inputs are, or the one they go into with what is still missing in it."""
     from streamimg3.formats.names import looks_like_fits
 
@@ -342,5 +416,36 @@ def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation,
                 raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
             obs.mend()
+            if isinstance(params, image2.Params):
+                session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
             return obs, None
-    return _headers(names, session)
+    if isinstance(params, image2.Params):
+        return _headers(names, session, params, until)
+    kept = _calibrated_members(names, session)
+    return (kept, None) if kept is not None else _headers(names, session)
+
+
+def _calibrated_members(names: Sequence[str], session: Session) -> Observation | None:
+    """Return the session's store if an association's members are the exposures that image2 has calibrated in it.
+
+    The members' files need not be there then.
+    """
+    from streamimg3.formats.association import read_table
+    from streamimg3.formats.ingest import association_document
+    from streamimg3.formats.names import absolute, file_name
+
+    if session.store is None or session.force or len(names) != 1 or not names[0].lower().endswith(".json"):
+        return None
+    obs = Observation.at(session.store, session.storage_options)
+    root = obs.root()
+    if root is None or not root.get("ingested") or obs.document(CalibrationDocument) is None:
+        return None
+    association = read_table(absolute(names[0]), session.storage_options)
+    if [file_name(m.url) for m in association.science] != [r.filename for r in obs.records()]:
+        return None
+    for note in association.notes:
+        session.progress.note(note)
+    session.progress.note(f"the exposures are those that image2 has calibrated in {obs.url}")
+    obs.mend()
+    _recommit(obs, association_document(association), None)
+    return obs

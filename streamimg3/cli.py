@@ -42,6 +42,11 @@ StorageOption = Annotated[
     list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")
 ]
 LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event to this file")]
+Offline = Annotated[bool, typer.Option("--offline", help="ask no service in the network")]
+References = Annotated[
+    str,
+    typer.Option(help="where image2 finds reference files: folder or URL, an earlier run's _references.json, or crds"),
+]
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
 
 
@@ -62,7 +67,7 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="image3 (or calwebb_image3)")],
+    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",
@@ -77,13 +82,14 @@ def run(
     storage_option: StorageOption = None,
     log_json: LogJson = None,
     force_ingest: Force = False,
-    offline: Annotated[bool, typer.Option("--offline", help="ask no service in the network")] = False,
+    offline: Offline = False,
+    references: References = "",
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_)
     with Reporter(log_json) as reporter:
         session = api.Session(
-            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline
+            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references
         )
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
@@ -94,7 +100,7 @@ def run(
 
 @app.command()
 def plan(
-    pipeline: Annotated[str, typer.Argument(help="image3 (or calwebb_image3)")],
+    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",
@@ -104,10 +110,21 @@ def plan(
     set_: Set = None,
     storage_option: StorageOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    offline: Offline = False,
+    references: References = "",
 ) -> None:
     """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
     with Reporter(None, quiet=as_json) as reporter:
-        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter)
+        session = api.Session(
+            store,
+            output_dir,
+            memory,
+            workers,
+            _options(storage_option),
+            reporter,
+            offline=offline,
+            references=references,
+        )
         _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from streamimg3.pipelines import image3
+from streamimg3.pipelines import image2, image3
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.documents import ApertureDocument, OutputWcsDocument, SkyListDocument
 
 
-def output_wcs(params: image3.Params, session: Session) -> OutputWcsDocument | None:
+def output_wcs(params: image2.Params | image3.Params, session: Session) -> OutputWcsDocument | None:
     """Read the user's output WCS, if there is one; needs no store, so that a bad file is refused before any work."""
     if not params.resample.output_wcs or "resample" in params.skip:
         return None

@@ -30,9 +30,40 @@ _WITHOUT_MEANING = {
     "grow": "flags are not grown", "scale_detection": "detection is not rescaled",
     "nlow": "all exposures enter the median", "nhigh": "all exposures enter the median",
 }  # fmt: skip
+_SPECTRA = "it belongs to spectroscopy"
 # parameters of a step that are read but change nothing: the values that ask for nothing, and why others are not followed
-_WITHOUT_EFFECT = {
+_WITHOUT_EFFECT: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     "outlier_detection": {"fillval": (("", "NAN", "INDEF"), "pixels without weight never enter the median")},
+    "bkg_subtract": {
+        name: ((usual, "NONE"), _SPECTRA)
+        for name, usual in (
+            ("soss_source_percentile", "35.0"),
+            ("soss_bkg_percentile", ""),
+            ("wfss_mmag_extract", ""),
+            ("wfss_mask", ""),
+            ("wfss_maxiter", "5"),
+            ("wfss_rms_stop", "0.0"),
+            ("wfss_outlier_percent", "1.0"),
+            ("override_bkg", "N/A"),
+        )
+    },
+    "assign_wcs": {
+        name: ((usual, "NONE"), _SPECTRA)
+        for name, usual in (
+            ("slit_y_low", "-0.55"),
+            ("slit_y_high", "0.55"),
+            ("nrs_ifu_slice_wcs", "FALSE"),
+            ("override_specwcs", "N/A"),
+            ("override_regions", "N/A"),
+            ("override_chromcorr", "N/A"),
+            ("override_msa", "N/A"),
+            ("override_ifupost", "N/A"),
+            ("override_ifufore", "N/A"),
+            ("override_ifuslicer", "N/A"),
+        )
+    },
+    "flat_field": {f"override_{name}": (("N/A", "NONE"), _SPECTRA) for name in ("fflat", "sflat", "dflat")},
+    "photom": {"source_type": (("", "NONE"), _SPECTRA)},
 }
 # parameters that older versions of the reference have under another name
 _FORMER = {"tweakreg": {"min_gaia": "abs_minobj", "save_gaia_catalog": "save_abs_catalog"}}
@@ -163,6 +194,11 @@ def _step_name(name: str) -> str:
         "outlierdetection": "outlier_detection",
         "sourcecatalog": "source_catalog",
         "assignmtwcs": "assign_mtwcs",
+        "assignwcs": "assign_wcs",
+        "background": "bkg_subtract",
+        "bkgsubtract": "bkg_subtract",
+        "backgroundsubtraction": "bkg_subtract",
+        "flatfield": "flat_field",
     }
     plain = name.lower().removesuffix("step")
     return aliases.get(plain, plain)
@@ -200,6 +236,15 @@ def take_skips(settings: Settings, steps: tuple[str, ...]) -> tuple[Settings, fr
             skipped.add(step)
         rest[step] = {k: v for k, v in values.items() if k != "skip"}
     return rest, frozenset(skipped)
+
+
+def with_bsub(settings: Settings) -> Settings:
+    """Return settings in which the former parameter ``save_bsub`` of image2 stands where it belongs now."""
+    own = dict(settings.get(PIPELINE, {}))
+    if "save_bsub" not in own:
+        return settings
+    step = {"save_results": own.pop("save_bsub"), **settings.get("bkg_subtract", {})}
+    return {**settings, PIPELINE: own, "bkg_subtract": step}
 
 
 def pipeline_notes(settings: Settings) -> list[str]:

@@ -35,6 +35,8 @@ def export(
 ) -> list[str]:
     """Write the products of a store: exposures (crf), mosaics (i2d), catalogue (cat) and segmentation map (segm).
 
+    After image2, calibrated exposures (cal, calints), a rectified image of each (i2d), and what its steps are asked to save.
+
     Parameters
     ----------
     obs : Observation
@@ -58,6 +60,10 @@ def export(
     """
     runner = runner or session.runner(obs.url)
     last = run or obs.document(RunDocument)
+    if last is not None and last.pipeline == "image2":
+        from streamimg3.calibrated_products import export_calibrated
+
+        return export_calibrated(obs, session, runner, last)
     statuses = last.statuses if last else {}
     mosaics = run.mosaics if run else _mosaics(obs)
     written = _streamed(obs, session, runner, statuses, mosaics)
@@ -76,7 +82,7 @@ def _streamed(
     obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str], mosaics: Sequence[str]
 ) -> list[str]:
     """Write the products that hold pixels, several at a time."""
-    tasks = _product_tasks(obs, statuses, mosaics, _rest(session))
+    tasks = _product_tasks(obs, statuses, mosaics, rest_of(session))
     if not tasks:
         return []
     work = partial(
@@ -100,17 +106,17 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
     session : Session
         Where the products go.
     """
-    rest = _rest(session) + _GATHERED
+    rest = rest_of(session) + _GATHERED
     shapes = {r.shape for r in obs.records()}
-    tasks = [_exposure_task(0, max(shapes, key=lambda shape: shape[1]), rest)]
+    tasks = [exposure_task(0, max(shapes, key=lambda shape: shape[1]), rest)]
     corners = [box[2:] for task in tiles for _, box in task.writes]
     if corners:
         side = max(box[2] - box[0] for task in tiles for _, box in task.writes)
-        tasks.append(_mosaic_task("i2d", (max(y for y, _ in corners), max(x for _, x in corners)), side, rest))
+        tasks.append(mosaic_task("i2d", (max(y for y, _ in corners), max(x for _, x in corners)), side, rest))
     return tasks
 
 
-def _rest(session: Session) -> int:
+def rest_of(session: Session) -> int:
     """What a task holds beside pixels."""
     from streamimg3.formats.publish import UPLOAD_MEMORY
 
@@ -126,29 +132,31 @@ def _product_tasks(obs: Observation, statuses: Mapping[str, str], mosaics: Seque
         mosaic = obs.document(ResampleDocument, name)
         if mosaic is None:
             raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
-        tasks.append(_mosaic_task(f"i2d-{name}", mosaic.shape, mosaic.tile, rest))
+        tasks.append(mosaic_task(f"i2d-{name}", mosaic.shape, mosaic.tile, rest))
     catalog = obs.document(CatalogDocument) if statuses.get("source_catalog", "SKIPPED") != "SKIPPED" else None
     mosaic = obs.document(ResampleDocument)
     if mosaic is not None and catalog is not None and catalog.sources and catalog.segmentation:
-        tasks.append(_mosaic_task("segm", mosaic.shape, mosaic.tile, rest))
+        tasks.append(mosaic_task("segm", mosaic.shape, mosaic.tile, rest))
     if "outlier_detection" not in statuses:
         return tasks
     outliers = obs.document(OutlierDocument)
     if outliers is not None and outliers.wcs_asdf:
         tasks.append(Task("outliers", rest + 3 * _METADATA, rest + _METADATA, libraries=_LIBRARIES))
     if StepFacts.of(obs, statuses).has_crf:
-        tasks += [_exposure_task(r.index, r.shape, rest) for r in obs.records()]
+        tasks += [exposure_task(r.index, r.shape, rest) for r in obs.records()]
     return tasks
 
 
-def _mosaic_task(key: str, shape: tuple[int, int], tile: int, rest: int) -> Task:
+def mosaic_task(key: str, shape: tuple[int, int], tile: int, rest: int) -> Task:
+    """Return the task of writing a mosaic; ``rest`` is what it holds beside pixels."""
     from streamimg3.formats.i2d import band_memory
 
     most, least = (band_memory(shape, tile, rows) + rest for rows in (tile, _THINNEST))
     return Task(key, max(most, least), least, libraries=_LIBRARIES)
 
 
-def _exposure_task(index: int, shape: tuple[int, int], rest: int) -> Task:
+def exposure_task(index: int, shape: tuple[int, int], rest: int) -> Task:
+    """Return the task of writing an exposure; ``rest`` is what it holds beside pixels."""
     most, least = (shape[1] * rows * _CRF_PIXEL + rest for rows in (CHUNK, _THINNEST))
     return Task(f"crf-{index:06d}", most, least, item=index, libraries=_LIBRARIES)
 

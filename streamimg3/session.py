@@ -18,6 +18,7 @@ def _load() -> None:
     """Load what every worker needs."""
     import streamimg3.formats.ingest
     import streamimg3.kernels.ready
+    import streamimg3.pipelines.image2
     import streamimg3.pipelines.image3  # noqa: F401
 
 
@@ -43,6 +44,8 @@ class Session:
         Ingest again although the store holds something else.
     offline : bool
         Ask no service in the network (files at URLs are still read).
+    references : str
+        Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
     """
 
     store: str | None = None
@@ -53,6 +56,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     force: bool = False
     offline: bool = False
+    references: str = ""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:

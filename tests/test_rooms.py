@@ -31,7 +31,18 @@ def room(ours: str = "", others: str = "", itself: bool = True) -> Room:
     return Room(frozenset(ours.split()), frozenset(others.split()), itself=itself)
 
 
-STEPS = {"assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog"}
+STEPS = {
+    "assign_mtwcs",
+    "assign_wcs",
+    "bkg_subtract",
+    "flat_field",
+    "photom",
+    "tweakreg",
+    "skymatch",
+    "outlier_detection",
+    "resample",
+    "source_catalog",
+}
 PIECES = " ".join(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
 HOUSE = {
     "geometry": room(),
@@ -45,7 +56,20 @@ HOUSE = {
     "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
     "report": room("geometry sky store", "numpy matplotlib jinja2"),
 }
-FREE = {"api", "companions", "config", "cli", "products", "progress", "session", "__init__", "__main__"}  # the faces
+FREE = {
+    "api",
+    "calibrated_pixels",
+    "calibrated_products",
+    "calibration",
+    "companions",
+    "config",
+    "cli",
+    "products",
+    "progress",
+    "session",
+    "__init__",
+    "__main__",
+}  # the faces
 LEAVES = {"errors": room()}
 XARRAY = "store.xarray_view"  # the only module of the store that may import xarray
 

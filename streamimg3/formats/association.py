@@ -55,6 +55,18 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Product:
+    """One product of a level-2 association: its name and its own members."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    def urls(self, exptype: str) -> tuple[str, ...]:
+        """Return the files of the members of one role (lower case), in order."""
+        return tuple(m.url for m in self.members if m.exptype.strip().lower() == exptype)
+
+
+@dataclass(frozen=True)
 class Association:
     """One product and what it is made of.
 
@@ -70,6 +82,8 @@ class Association:
         As the association says.
     notes : tuple of str
         What the association holds that is not used, and trouble that it reports.
+    products : tuple of Product
+        Of a level-2 association, each by itself.
     """
 
     product: str
@@ -81,6 +95,7 @@ class Association:
     target: str | None = None
     asn_type: str | None = None
     notes: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
 
     @property
     def science(self) -> tuple[Member, ...]:
@@ -186,6 +201,7 @@ def read_table(url: str, options: Mapping[str, str]) -> Association:
         target=_text(content, "target"),
         asn_type=_text(content, "asn_type"),
         notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), _COMBINED),
+        products=tuple(_product(product, url) for product in products) if level2 else (),
     )
     if not association.science:
         kinds = ", ".join(sorted({member.exptype for member in members}))
@@ -259,6 +275,11 @@ def _member(entry: JSON, url: str) -> Member:
         weight=relative_to(url, weight) if weight else None,
         dq=relative_to(url, dq) if dq else None,
     )
+
+
+def _product(product: JSON, url: str) -> Product:
+    members = tuple(_members(product, url))
+    return Product(_product_name([product], members, url), members)
 
 
 def _product_name(products: Sequence[JSON], members: Sequence[Member], url: str) -> str:

@@ -102,7 +102,7 @@ def _units(exposure: Exposure, facts: StepFacts, limit: int | None) -> list[Unit
     headers = crf_headers(exposure, facts)
     cards = {"SCI": headers.sci, "ERR": headers.err}
     pixels = SeenPixels(exposure, facts)
-    rows = _band_rows(exposure.record.shape, limit)
+    rows = band_rows(exposure.record.shape, limit)
     units: list[Unit] = [primary(headers.primary)]
     for plane, extension in _EXTENSIONS.items():
         if exposure.has(plane) or plane == "dq":
@@ -118,7 +118,7 @@ def _image(plane: str, extension: str, pixels: SeenPixels, rows: int, cards: lis
     return Image(extension, pixels.shape, PLANES[plane].dtype, read, rows, tuple(cards))
 
 
-def _band_rows(shape: tuple[int, int], limit: int | None) -> int:
+def band_rows(shape: tuple[int, int], limit: int | None) -> int:
     """Return the rows of a band: a shard's, else those of whole chunks, so that none is decoded twice, else fewer."""
     (chunk, _), (shard, _) = chunking(shape)
     if limit is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from astropy.io import fits
 
 from streamimg3.errors import StoreError
-from streamimg3.formats.asdf_tree import NDARRAY, put, take
+from streamimg3.formats.asdf_tree import NDARRAY, OWN_KEYWORD, put, take
 from streamimg3.formats.blend import Value, jwst_keywords
 from streamimg3.formats.fits_file import parse_cards, quietly
 from streamimg3.formats.fits_stream import Whole
@@ -56,7 +56,7 @@ def crf_headers(exposure: Exposure, facts: StepFacts) -> CrfHeaders:
     texts = exposure.cards("primary"), exposure.cards("sci")
     primary, sci = facts.exposure(exposure.record)
     if exposure.record.wcs_kind == "gwcs":
-        cards = [_revised(texts[0], "PRIMARY", primary), _revised(texts[1], "SCI", sci)]
+        cards = [revised(texts[0], "PRIMARY", primary), revised(texts[1], "SCI", sci)]
         tables: list[Whole] = []
     else:
         own, tables = _fits_wcs(exposure.wcs)
@@ -70,7 +70,18 @@ def crf_headers(exposure: Exposure, facts: StepFacts) -> CrfHeaders:
 
 
 # ---------------------------------------------------------------- cards
-def _revised(text: str, hdu: str, changes: Changes) -> list[fits.Card]:
+def revised(text: str, hdu: str, changes: Changes) -> list[fits.Card]:
+    """Return joined cards with changes, in JWST's order; those that say how the extension is stored are left out.
+
+    Parameters
+    ----------
+    text : str
+        80 characters each.
+    hdu : str
+        ``PRIMARY`` or ``SCI``.
+    changes : mapping
+        Keyword to value; None removes it.
+    """
     return _changed(list(_readable(text)), hdu, changes)
 
 
@@ -86,7 +97,7 @@ def _readable(text: str) -> Iterator[fits.Card]:
                 str(card)
             except (fits.VerifyError, ValueError):
                 continue
-            if not _STRUCTURE.fullmatch(card.keyword):
+            if not _STRUCTURE.fullmatch(card.keyword) and card.keyword != OWN_KEYWORD:
                 yield card
 
 
@@ -162,23 +173,42 @@ def crf_tree(exposure: Exposure, facts: StepFacts) -> dict[str, object]:
     StoreError
         If the exposure's metadata tree is damaged.
     """
+    tree = changed_tree(exposure.wcs.text, facts.exposure(exposure.record), exposure.record.name)
+    put(tree, "meta.wcs", exposure.wcs.gwcs())
+    return tree
+
+
+def changed_tree(text: bytes, changes: tuple[Changes, Changes], name: str) -> dict[str, object]:
+    """Return a metadata tree with changed keywords, without its arrays and its WCS.
+
+    Parameters
+    ----------
+    text : bytes
+        An ASDF file.
+    changes : pair of mappings
+        Keywords of PRIMARY and SCI to values; None removes one.
+    name : str
+        The exposure, for messages.
+
+    Raises
+    ------
+    StoreError
+        If the tree is damaged.
+    """
     from asdf.util import load_yaml
 
     try:
-        read = load_yaml(io.BytesIO(exposure.wcs.text), tagged=True)
+        read = load_yaml(io.BytesIO(text), tagged=True)
     except Exception as error:  # the YAML reader's errors have no public base class here
         line = " ".join(str(error).split())[:200]
-        raise StoreError(
-            f"the metadata of exposure {exposure.record.name} are damaged ({line}): ingest again"
-        ) from error
+        raise StoreError(f"the metadata of exposure {name} are damaged ({line}): ingest again") from error
     tree: dict[str, object] = {
         k: v for k, v in read.items() if k not in ("asdf_library", "history", "_fits_hash", "wcs")
     }
     take(tree, "meta.wcs")
     tree = {k: _without_arrays(v) for k, v in tree.items() if not _is_array(v)}
-    for hdu, changes in zip(("PRIMARY", "SCI"), facts.exposure(exposure.record), strict=True):
-        _change_tree(tree, hdu, changes)
-    put(tree, "meta.wcs", exposure.wcs.gwcs())
+    for hdu, mine in zip(("PRIMARY", "SCI"), changes, strict=True):
+        _change_tree(tree, hdu, mine)
     return tree
 
 

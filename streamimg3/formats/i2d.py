@@ -37,6 +37,7 @@ _EXTENSIONS = {
 }
 # Memory of the writer, measured: a band being written and one being read, ten times a shard's share of it in the codec
 _BANDS, _CODEC, _SPARE = 2, 10, 16 * 2**20
+_ALONE = "rectified-"  # begins the name of the mosaic of a single exposure
 _LEAST = 16  # rows of a band, however small the memory
 
 
@@ -94,7 +95,9 @@ def _url(obs: Observation, destination: str, name: str) -> str:
     if destination.lower().endswith(".fits"):
         return absolute(destination)
     association = obs.document(AssociationDocument)
-    if name != "resample":  # one exposure group; the name is the one the reference gives to such mosaics
+    if name.startswith(_ALONE):
+        root = name.removeprefix(_ALONE)
+    elif name != "resample":  # one exposure group; the name is the one the reference gives to such mosaics
         root = f"{name.removeprefix('resample-')}_outlier"
     else:
         root = association.product if association is not None else ""
@@ -104,10 +107,11 @@ def _url(obs: Observation, destination: str, name: str) -> str:
 
 
 def _mosaic(obs: Observation, document: ResampleDocument, url: str, statuses: Mapping[str, str]) -> Mosaic:
-    everything = obs.exposures()
+    alone = document.path.startswith(_ALONE.replace("-", "/"))
+    everything = obs.exposures(aligned=not alone)
     chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
     name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
-    return Mosaic(document, chosen, name, StepFacts.of(obs, statuses))
+    return Mosaic(document, chosen, name, StepFacts() if alone else StepFacts.of(obs, statuses))
 
 
 def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:

@@ -17,7 +17,7 @@ from streamimg3.formats import ingest_cubes
 from streamimg3.formats.association import Association, Member
 from streamimg3.formats.local_copy import filesystem, missing
 from streamimg3.formats.names import dq_names, weight_names
-from streamimg3.formats.sources import Cube, Plane, Source, open_sources
+from streamimg3.formats.sources import Cube, Opener, Plane, Source, open_sources
 from streamimg3.geometry import Box
 from streamimg3.sky import footprint
 from streamimg3.sky.wcs import Wcs
@@ -30,6 +30,7 @@ from streamimg3.store.layout import NAN_PLANES, chunking
 _SPECTRAL = b"gwcs/spectral_frame-"  # in the text of a gWCS that gives wavelengths besides positions
 _RENAMED = {"instrume": "instrument"}
 _ORDER = "ingest/order.json"
+_LEVEL2 = ("backgrounds", "rectified")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Found:
     cube: Cube | None = field(default=None, compare=False)
 
 
-def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
+def scan(
+    association: Association, options: Mapping[str, str], opener: Opener = open_sources, mixed: bool = False
+) -> list[Found]:
     """Read the headers of all science members.
 
     Parameters
@@ -54,6 +57,10 @@ def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
         What is to be combined.
     options : mapping
         Storage options of the members' URLs.
+    opener : callable
+        Opens a member; its exposures need not be as they are in the file.
+    mixed : bool
+        Images may have different units.
 
     Raises
     ------
@@ -64,14 +71,15 @@ def scan(association: Association, options: Mapping[str, str]) -> list[Found]:
     rows: dict[str, int] = {}
     filled: dict[str, int] = {}
     for number, member in enumerate(association.science):
-        with open_sources(member, options) as sources:
+        with opener(member, options) as sources:
             for chip, source in enumerate(sources):
                 group = stack_path(source.shape, cubes=source.cube is not None)
                 row, first = rows.get(group, 0), filled.get(group, 0)
                 item = _found(source, len(found), row, (number, chip))
                 rows[group], filled[group] = row + 1, first + item.record.integrations
                 found.append(replace(item, record=replace(item.record, first=first)))
-    _check_units(found)
+    if not mixed:
+        one_unit([f.record for f in found])
     return _unique_groups(_unique_names(found), [m.group_id for m in association.science])
 
 
@@ -114,8 +122,9 @@ def _require_finite(wcs: Wcs, url: str) -> None:
         )
 
 
-def _check_units(found: Sequence[Found]) -> None:
-    units = {f.record.bunit: f.record.url for f in reversed(found)}
+def one_unit(records: Sequence[ExposureRecord]) -> None:
+    """Refuse images of different units: they cannot be combined."""
+    units = {r.bunit: r.url for r in reversed(records)}
     if len(units) > 1:
         listed = "; ".join(f"{unit or 'no BUNIT'} in {url}" for unit, url in units.items())
         raise InputError(f"the images have different units ({listed}): combine images of one BUNIT")
@@ -145,9 +154,8 @@ def _unique_groups(found: list[Found], given: Sequence[str | None]) -> list[Foun
     return unique
 
 
-def fingerprints(association: Association, options: Mapping[str, str]) -> list[tuple[str | None, ...]]:
-    """Return what tells a changed file from an unchanged one, for all members and the maps that lie beside them."""
-    members = association.science
+def fingerprints(members: Sequence[Member], options: Mapping[str, str]) -> list[tuple[str | None, ...]]:
+    """Return what tells a changed file from an unchanged one, for members and the maps that lie beside them."""
     beside = [[*weight_names(m.url), *dq_names(m.url)] for m in members]
     absent = set(missing([name for names in beside for name in names], options))
     rows: list[tuple[str | None, ...]] = []
@@ -168,7 +176,17 @@ def _version(url: str, options: Mapping[str, str]) -> str:
 def clear(obs: Observation) -> None:
     """Remove what an earlier ingest left, and all results made from it."""
     obs.write_root({"ingested": False})
-    for folder in ("documents", "receipts", "scratch", "mosaic", "single", "ingest", "exposures", "integrations"):
+    for folder in (
+        "documents",
+        "receipts",
+        "scratch",
+        "mosaic",
+        "single",
+        *_LEVEL2,
+        "ingest",
+        "exposures",
+        "integrations",
+    ):
         obs.backend.remove_tree(folder)
 
 
@@ -205,15 +223,21 @@ def create(obs: Observation, association: Association, found: Sequence[Found]) -
     for shape in dict.fromkeys(f.record.shape for f in images):
         members = [f for f in images if f.record.shape == shape]
         planes = dict.fromkeys(p for f in members for p in f.record.planes)
-        obs.create_stack(shape, len(members), dict.fromkeys((*planes, "nan"), members[0].record.bunit))
+        obs.create_stack(shape, len(members), dict.fromkeys((*planes, "nan"), _unit(members)))
         _create_tables(obs, members)
     for stack in cube_stacks([f.record for f in found]):
         members = [found[r.index] for r in stack.records]
         cubes = [f.cube for f in members if f.cube]
         columns = ingest_cubes.integration_columns(stack, [c.numbers for c in cubes], [c.times for c in cubes])
-        ingest_cubes.create_cubes(obs, stack, columns, members[0].record.bunit)
+        ingest_cubes.create_cubes(obs, stack, columns, _unit(members))
         _create_tables(obs, members)
     obs.write_records([f.record for f in found])
+
+
+def _unit(members: Sequence[Found]) -> str | None:
+    """Unit of the images of a stack; None where they have several."""
+    units = {f.record.bunit for f in members}
+    return units.pop() if len(units) == 1 else None
 
 
 def _create_tables(obs: Observation, members: Sequence[Found]) -> None:
@@ -238,7 +262,11 @@ def band_memory(shape: tuple[int, int]) -> int:
 
 
 def store_member(
-    obs: Observation, member: Member, records: Sequence[ExposureRecord], options: Mapping[str, str]
+    obs: Observation,
+    member: Member,
+    records: Sequence[ExposureRecord],
+    options: Mapping[str, str],
+    opener: Opener = open_sources,
 ) -> None:
     """Write the pixels of one file's exposures and leave their completed records as blobs.
 
@@ -252,8 +280,10 @@ def store_member(
         Its exposures in the file's order.
     options : mapping
         Storage options of the file's URL.
+    opener : callable
+        Opens the file, as for :func:`scan`.
     """
-    with open_sources(member, options) as sources:
+    with opener(member, options) as sources:
         for source, record in zip(sources, records, strict=True):
             checksums = _store_planes(obs, source, record)
             done = replace(record, checksums=record.checksums | checksums)

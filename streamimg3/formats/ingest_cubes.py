@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.formats.association import Member
-from streamimg3.formats.sources import CubePlane, Source, open_sources
+from streamimg3.formats.sources import CubePlane, Opener, Source, open_sources
 from streamimg3.geometry import Box
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.cubes import CubeStack, Part, cube_stacks
@@ -82,6 +82,7 @@ class _Files:
 
     members: Mapping[int, Member]
     options: Mapping[str, str]
+    opener: Opener = open_sources
     _held: ExitStack = field(default_factory=ExitStack)
     _open: tuple[int, Source] | None = None
 
@@ -95,7 +96,7 @@ class _Files:
         """Return an exposure with its file open."""
         if self._open is None or self._open[0] != record.index:
             self._held.close()
-            (source,) = self._held.enter_context(open_sources(self.members[record.index], self.options))
+            (source,) = self._held.enter_context(self.opener(self.members[record.index], self.options))
             self._open = record.index, source
         return self._open[1]
 
@@ -113,6 +114,7 @@ def store_block(
     order: Sequence[tuple[Member, Sequence[ExposureRecord]]],
     where: tuple[int, int, int],
     options: Mapping[str, str],
+    opener: Opener = open_sources,
 ) -> None:
     """Write all planes of one shard and leave the digests of its integrations as a blob.
 
@@ -126,6 +128,8 @@ def store_block(
         Rows and columns of the stack's images, number of the shard.
     options : mapping
         Storage options of the files' URLs.
+    opener : callable
+        Opens a file.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def store_block(
     members = {r.index: member for member, records in order for r in records}
     first, last = stack.blocks()[number]
     parts = stack.parts(first, last)
-    with _Files(members, options) as files:
+    with _Files(members, options, opener) as files:
         digests = _store_deep(obs, stack, (first, last), files)
         flat = {p.record.index: _store_flat(obs, stack, p.record, files) for p in parts if p.first == 0}
     found = {"integrations": digests, "flat": flat}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from astropy.io import fits
+
 from streamimg3.errors import InputError
 from streamimg3.formats.fits_file import FitsFile, Hdu, card_value, number
 from streamimg3.formats.fits_wcs import checked_wcs, has_celestial_keywords
@@ -61,19 +63,25 @@ _SCI_FACTS = {"bunit": "BUNIT", "s_region": "S_REGION", "vparity": "VPARITY"}
 _GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE")
 
 
-def is_jwst(file: FitsFile) -> bool:
-    """Return whether a file carries JWST's keywords and layout (TELESCOP is JWST and there is a SCI extension)."""
+def is_jwst(file: FitsFile, unnamed: bool = False) -> bool:
+    """Return whether a file carries JWST's keywords and layout (TELESCOP is JWST and there is a SCI extension).
+
+    With ``unnamed``, a file without TELESCOP will do too.
+    """
     telescope = card_value(file.hdus[0].header, "TELESCOP", file.url)
-    return telescope == "JWST" and any(hdu.name == "SCI" for hdu in file.hdus)
+    return (telescope == "JWST" or (unnamed and not telescope)) and any(hdu.name == "SCI" for hdu in file.hdus)
 
 
-def jwst_source(file: FitsFile) -> Source:
+def jwst_source(file: FitsFile, bare: bool = False) -> Source:
     """Describe the exposure in a JWST file.
 
     Parameters
     ----------
     file : FitsFile
         Open file for which `is_jwst` holds.
+    bare : bool
+        It need not have a WCS, for it is about to get one: ``asdf`` is then whatever metadata tree it has, or None, and
+        there are no FITS WCS cards.
 
     Returns
     -------
@@ -87,19 +95,19 @@ def jwst_source(file: FitsFile) -> Source:
     """
     sci = _science(file)
     shape = sci.shape[-2], sci.shape[-1]
-    asdf, notes = _asdf(file)
+    asdf, notes = _tree(file) if bare else _asdf(file)
     planes, cube, absent = _planes(file, sci)
-    record = _record(file, sci)
+    record = facts_of(file.hdus[0].header, sci.header, file.url)
     cards: str | None = None
     tables: bytes | None = None
-    if asdf is None:
+    if asdf is None and not bare:
         primary = file.hdus[0]
         if not (has_celestial_keywords(sci.cards) or has_celestial_keywords(primary.cards)):
             raise InputError(f"{file.url}: has neither a gWCS nor a FITS WCS; run assign_wcs on it first")
         wcs = checked_wcs(file, primary.cards, sci.cards if cube is None else _of_one_image(sci.cards), shape)
         cards, tables, notes = wcs.cards, wcs.tables, (*notes, *wcs.notes)
         record["s_region"] = record["s_region"] or wcs.s_region
-    elif record["s_region"] is None:
+    elif record["s_region"] is None and not bare:
         notes = (*notes, "no S_REGION")
     return Source(
         name=root_name(file.url),
@@ -185,23 +193,36 @@ def _asdf(file: FitsFile) -> tuple[bytes | None, tuple[str, ...]]:
     return content, ()
 
 
-def _record(file: FitsFile, sci: Hdu) -> dict[str, Fact]:
+def _tree(file: FitsFile) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return the metadata tree of a file, whatever it holds."""
+    hdu = next((hdu for hdu in file.hdus if hdu.name == "ASDF"), None)
+    content = b"" if hdu is None else file.raw(hdu)
+    return content if content.startswith(b"#ASDF") else None, ()
+
+
+def facts_of(primary: fits.Header, science: fits.Header, url: str) -> dict[str, Fact]:
+    """Return the facts in the two headers of a JWST exposure.
+
+    Raises
+    ------
+    InputError
+        If a value is not what it should be; the line names the file.
+    """
     record: dict[str, Fact] = dict.fromkeys(RECORD_FIELDS)
-    primary, science = file.hdus[0].header, sci.header
     for first, second, numbers, facts in (
         (primary, science, _PRIMARY_NUMBERS, _PRIMARY_FACTS),
         (science, primary, _SCI_NUMBERS, _SCI_FACTS),
     ):
         for name, keyword in numbers.items():
-            value = number(first, keyword, file.url)
-            record[name] = number(second, keyword, file.url) if value is None else value
+            value = number(first, keyword, url)
+            record[name] = number(second, keyword, url) if value is None else value
         for name, keyword in facts.items():
-            fact = card_value(first, keyword, file.url)
-            record[name] = card_value(second, keyword, file.url) if fact is None else fact
-    parts = [card_value(primary, keyword, file.url) for keyword in _GROUP]
+            fact = card_value(first, keyword, url)
+            record[name] = card_value(second, keyword, url) if fact is None else fact
+    parts = [card_value(primary, keyword, url) for keyword in _GROUP]
     if all(part not in (None, "") for part in parts):
         record["group_id"] = "jw{}{}{}_{}{}{}_{}".format(*parts)
-    record["s_region"] = _outline(record["s_region"], file.url)
+    record["s_region"] = _outline(record["s_region"], url)
     return record
 
 

@@ -58,7 +58,7 @@ class Crds:
         self.notes: list[str] = []
         self._load = load
         self._cache = cache
-        self._context = os.environ.get("CRDS_CONTEXT") or newest_context(cache)
+        self.context = os.environ.get("CRDS_CONTEXT") or newest_context(cache)
 
     def installed(self) -> bool:
         """Return whether the package can be imported."""
@@ -77,7 +77,7 @@ class Crds:
         InputError
             If the package is not installed, or fails.
         """
-        name = self._context or "the latest context"
+        name = self.context or "the latest context"
         answer = self._ask(reftype, exposure)
         if answer.upper().startswith("NOT FOUND") and not answer.upper().endswith("N/A"):
             return Found(None, f"crds ({name}) says: {one_line(answer)}")
@@ -89,7 +89,7 @@ class Crds:
         try:
             with _environment(self._cache):
                 crds = self._load()
-                found = crds.getreferences(parameters(exposure), [reftype], self._context, False, "jwst")
+                found = crds.getreferences(parameters(exposure), [reftype], self.context, False, "jwst")
         except ImportError as exc:
             raise InputError(
                 f"the crds package is not installed ({one_line(exc)}): pip install crds, or give --references DIR"

@@ -43,6 +43,8 @@ class Flat:
         From DQ_DEF: a bit in the file and JWST's flag of that name; None = the file's bits are JWST's.
     notes : tuple of str
         What is missing in the file and what is assumed instead.
+    own : bool
+        It is the user's own, which need not be a reference file.
     """
 
     url: str
@@ -50,6 +52,7 @@ class Flat:
     reason: str = ""
     flags: tuple[tuple[int, int], ...] | None = None
     notes: tuple[str, ...] = ()
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class FlatReader:
         return FlatBand(self.sci.floats(y0, y1), self.err.floats(y0, y1), dq)
 
 
-def inspect_flat(url: str, science: Subarray, options: Mapping[str, str]) -> Flat:
+def inspect_flat(url: str, science: Subarray, options: Mapping[str, str], own: bool = False) -> Flat:
     """Look at a flat without reading its pixels.
 
     Parameters
@@ -97,6 +100,8 @@ def inspect_flat(url: str, science: Subarray, options: Mapping[str, str]) -> Fla
         Where the exposure lies on its detector.
     options : mapping of str to str
         Storage options for remote URLs.
+    own : bool
+        It is the user's own, which need not be a reference file.
 
     Returns
     -------
@@ -108,18 +113,18 @@ def inspect_flat(url: str, science: Subarray, options: Mapping[str, str]) -> Fla
     InputError
         If it is no flat reference file, or does not cover the exposure although it is large enough.
     """
-    with open_reference(url, options, "flat") as file:
+    with open_reference(url, options, "flat", strict=not own) as file:
         _, shape = science_hdu(file)
         if shape[0] < science.shape[0] or shape[1] < science.shape[1]:
             sizes = f"{shape[1]} x {shape[0]}", f"{science.shape[1]} x {science.shape[0]}"
-            return Flat(url, None, f"{url}: the flat ({sizes[0]}) is smaller than the exposure ({sizes[1]})")
+            return Flat(url, None, f"{url}: the flat ({sizes[0]}) is smaller than the exposure ({sizes[1]})", own=own)
         box = cut(subarray_of(file.hdus[0].header, shape, url), science, url)
         absent = [name for name in ("ERR", "DQ") if image_hdu(file, name, shape) is None]
         notes = [f"{url}: has no {name}, taken as 0" for name in absent]
         flags, unknown = definitions(file)
         if unknown:
             notes.append(f"{url}: left out what DQ_DEF names otherwise than JWST's flags ({', '.join(unknown)})")
-        return Flat(url, box, flags=flags, notes=tuple(notes))
+        return Flat(url, box, flags=flags, notes=tuple(notes), own=own)
 
 
 @contextmanager
@@ -135,7 +140,7 @@ def open_flat(flat: Flat, options: Mapping[str, str]) -> Iterator[FlatReader]:
     """
     if flat.box is None:
         raise ValueError(flat.reason)
-    with open_reference(flat.url, options, "flat") as file:
+    with open_reference(flat.url, options, "flat", strict=not flat.own) as file:
         sci, shape = science_hdu(file)
         err, dq = image_hdu(file, "ERR", shape), image_hdu(file, "DQ", shape)
         planes = [PlaneReader(file, hdu, flat.box) for hdu in (sci, err, dq)]

@@ -128,17 +128,17 @@ class PlaneReader:
 
 
 @contextmanager
-def open_reference(url: str, options: Mapping[str, str], reftype: str) -> Iterator[FitsFile]:
+def open_reference(url: str, options: Mapping[str, str], reftype: str, strict: bool = True) -> Iterator[FitsFile]:
     """Open a FITS reference file; a file of another type is refused.
 
     Raises
     ------
     InputError
-        If it is not FITS, is damaged, or its REFTYPE is missing or another one.
+        If it is not FITS, is damaged, or its REFTYPE is missing (unless not `strict`) or another one.
     """
     with open_fits(url, options) as file:
         found = str(file.hdus[0].header.get("REFTYPE", "")).strip().lower()
-        if found != reftype:
+        if found != reftype and (found or strict):
             what = f"a {found} reference file" if found else "no reference file (it has no REFTYPE)"
             article = "an" if reftype[0] in "aeio" else "a"
             raise InputError(f"{url}: is {what}; {article} {reftype} file is needed")

@@ -154,6 +154,11 @@ class References:
             raise InputError(_missing_line(choice))
         return choice.card
 
+    @property
+    def context(self) -> str | None:
+        """The context (``jwst_1234.pmap``) by which the crds package chooses, where it does and is told which."""
+        return self._place.context if isinstance(self._place, Crds) else None
+
     def choices(self) -> tuple[Choice, ...]:
         """Return every choice in the order in which it was made."""
         return tuple(self._choices.values())

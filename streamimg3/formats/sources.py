@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -173,8 +173,11 @@ class Source:
         return next((plane for plane in self.planes if plane.name == name), None)
 
 
+Opener = Callable[["Member", Mapping[str, str]], AbstractContextManager[list[Source]]]  # of a member's exposures
+
+
 @contextmanager
-def open_sources(member: Member, options: Mapping[str, str]) -> Iterator[list[Source]]:
+def open_sources(member: Member, options: Mapping[str, str], bare: bool = False) -> Iterator[list[Source]]:
     """Open a member's file and list the exposures in it; pixels are read only through the planes.
 
     Parameters
@@ -183,6 +186,8 @@ def open_sources(member: Member, options: Mapping[str, str]) -> Iterator[list[So
         What to open; its `group_id`, `weight` and `dq` win over what the file says.
     options : mapping of str to str
         Storage options for remote URLs.
+    bare : bool
+        Only JWST's own files are taken, and they need not have a WCS (see `jwst_source`).
 
     Yields
     ------
@@ -201,7 +206,12 @@ def open_sources(member: Member, options: Mapping[str, str]) -> Iterator[list[So
 
     with open_fits(member.url, options) as file:
         with readable_cards(member.url):
-            sources = [jwst_source(file)] if is_jwst(file) else generic_sources(file)
+            jwst = is_jwst(file, unnamed=bare)
+            if bare and not jwst:
+                raise InputError(
+                    f"{member.url}: is no JWST exposure with a SCI extension; give _rate or _rateints files"
+                )
+            sources = [jwst_source(file, bare)] if jwst else generic_sources(file)
         if any(source.cube for source in sources) and (member.weight or member.dq):
             raise InputError(
                 f"{member.url}: is a cube of integrations, which takes no weight or DQ map; take it out of the association"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamimg3.kernels.aperture import DaoKernel, circle_sums, ring_background, sharpness_roundness
+from streamimg3.kernels.background_mean import Clip, clip_integrations, mean_background
 from streamimg3.kernels.blot import blot
 from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
@@ -46,6 +47,12 @@ def _exercise() -> None:
     ring_background(noise, (0, 0), centres, (5.0, 8.0))
     sharpness_roundness(noise, (0, 0), centres, DaoKernel.of_fwhm(2.0))
     find_stars(noise, np.zeros(noise.shape, np.bool_), FinderOptions(bkg_boxsize=20))
+    deep = noise[:8].reshape(8, 6, 10)
+    flags = np.zeros(deep.shape, np.uint32)
+    averaged = clip_integrations(deep, deep, flags, Clip(10.0))
+    mean_background(deep, deep, flags, Clip(10.0))
+    stacked = np.stack([averaged.sci] * 8)
+    mean_background(stacked, stacked, flags, Clip(10.0))
 
 
 _exercise()

@@ -63,6 +63,10 @@ def applicable(obs: Observation) -> list[str]:
             f"{cube.url}: is a cube of {cube.integrations} integrations, and image3 combines images: "
             "give coron3 or tso3 the cubes, or image3 the files with one image each (_cal)"
         )
+    units = {r.bunit: r.name for r in reversed(records)}
+    if len(units) > 1:
+        listed = "; ".join(f"{unit or 'no BUNIT'} in {name}" for unit, name in units.items())
+        raise InputError(f"the images have different units ({listed}): combine images of one BUNIT")
     moving = (records[0].targtype or "").lower() == "moving"
     return [s for s in STEPS if s != ("tweakreg" if moving else "assign_mtwcs")]
 

@@ -6,7 +6,7 @@ import textwrap
 
 from streamimg3.store import Observation
 from streamimg3.store.cubes import CubeStack, cube_stacks
-from streamimg3.store.documents import AssociationDocument, ResampleDocument
+from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument
 from streamimg3.store.layout import COLUMNS, FLAGS
 
 
@@ -36,9 +36,23 @@ def describe(obs: Observation) -> str:
     for stack in cube_stacks(records):
         lines += _cubes(obs, stack)
     for name in [k.removesuffix(".json") for k in obs.backend.keys("documents")]:
-        if name == "resample" or name.startswith("resample-"):
+        if name == "resample" or name.startswith(("resample-", "rectified-")):
             lines += _mosaic(obs, name)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_calibration(obs)])
+
+
+def _calibration(obs: Observation) -> list[str]:
+    """Lines about what image2 calibrated the exposures by."""
+    document = obs.document(CalibrationDocument)
+    if document is None:
+        return []
+    used = dict.fromkeys((r.reftype, r.value) for e in document.exposures for r in e.references)
+    lines = [f"calibrated up to {document.last}, {len(document.backgrounds)} means of backgrounds"]
+    lines += [f"  {kind:15s} {value}" for kind, value in used]
+    for entry in document.exposures:
+        steps = ", ".join(f"{step} {status}" for step, status in entry.statuses.items())
+        lines.append(f"  {entry.name}: {steps}" + "".join(f"; {step}: {why}" for step, why in entry.reasons.items()))
+    return lines
 
 
 def _cubes(obs: Observation, stack: CubeStack) -> list[str]:

@@ -118,12 +118,12 @@ def read_setup(obs: Observation, digest: str) -> Setup:
     return setup
 
 
-def sky_levels(obs: Observation, exposures: Sequence[Exposure]) -> list[float]:
+def sky_levels(obs: Observation, exposures: Sequence[Exposure], matched: bool = True) -> list[float]:
     """Return what is to be subtracted from the stored pixels of each exposure: the matched level, else BKGLEVEL.
 
     What the exposure came without already (BKGSUB) is not taken off twice.
     """
-    document = obs.document(SkyDocument)
+    document = obs.document(SkyDocument) if matched else None
     levels = []
     for record in (e.record for e in exposures):
         before = record.bkglevel or 0.0
@@ -142,12 +142,13 @@ def flagged(obs: Observation) -> OutlierDocument | None:
 @dataclass(frozen=True)
 class Selection:
     """Which pixels take part with what weight: ``weight_type``, ``good_bits`` (None = ``usual`` for JWST, no flag for
-    others), and whether pixels flagged as outliers are left out."""
+    others), whether pixels flagged as outliers are left out, and whether the matched sky is taken off."""
 
     weight_type: str
     good_bits: str | None
     usual: str = "~DO_NOT_USE+NON_SCIENCE"
     outliers: bool = False
+    sky: bool = True
 
 
 def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selection) -> tuple[Layer, ...]:
@@ -158,7 +159,7 @@ def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selecti
     InputError
         If exposure times are needed and missing or zero.
     """
-    levels = sky_levels(obs, exposures)
+    levels = sky_levels(obs, exposures, select.sky)
     layers = []
     for bit, (exposure, level) in enumerate(zip(exposures, levels, strict=True)):
         record = exposure.record

@@ -37,6 +37,7 @@ from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 
 NAME = "resample"
+ALONE = "rectified"  # folder of the mosaics of single exposures
 _CREATED = "_created"
 _CODE = 1  # raised when the numbers a given input leads to change
 KERNELS = ("square", "gaussian", "point", "turbo", "lanczos2", "lanczos3")
@@ -189,11 +190,20 @@ def output_frame(obs: Observation, params: Params, exposures: Sequence[Exposure]
 
 @dataclass(frozen=True)
 class Target:
-    """One mosaic to be made: the group of its planes, the exposures that go into it, and its frame."""
+    """One mosaic to be made: the group of its planes, the exposures that go into it, and its frame.
+
+    ``alone`` = a single exposure as it came, without what other steps found out about it.
+    """
 
     path: str
     exposures: tuple[Exposure, ...]
     frame: MosaicFrame
+    alone: bool = False
+
+    @property
+    def sources(self) -> tuple[Exposure, ...]:
+        """Exposures whose maps into the frame are kept together."""
+        return self.exposures if self.alone else self.exposures[0].observation.exposures()
 
 
 def targets(obs: Observation, params: Params) -> list[Target]:
@@ -208,19 +218,25 @@ def targets(obs: Observation, params: Params) -> list[Target]:
     return [Target(f"single/{members[0].record.name}", tuple(members), frame) for members in groups.values()]
 
 
+def targets_each(obs: Observation, params: Params, exposures: Sequence[Exposure]) -> list[Target]:
+    """Return a target for each exposure, in its own frame."""
+    return [Target(f"{ALONE}/{e.record.name}", (e,), output_frame(obs, params, [e]), alone=True) for e in exposures]
+
+
 def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     """Work out layers and planes of a mosaic; reads metadata only."""
     chosen, frame = target.exposures, target.frame
     text = frame.wcs.text.decode("latin-1")
-    outliers = flagged(obs)
-    layers = make_layers(
-        obs, chosen, Selection(params.weight_type or "none", params.good_bits, outliers=outliers is not None)
+    outliers = None if target.alone else flagged(obs)
+    select = Selection(
+        params.weight_type or "none", params.good_bits, outliers=outliers is not None, sky=not target.alone
     )
+    layers = make_layers(obs, chosen, select)
     noise = noise_planes(chosen) if params.enable_err and not params.single else ()
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
     planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
-    maps = map_prefix(frame, params.sampling, obs.exposures())
+    maps = map_prefix(frame, params.sampling, target.sources)
     fill = params.fill
     setup = Setup(
         "", target.path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio,
@@ -246,8 +262,17 @@ def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
     rough : bool
         Go by the exposures' outlines; if not, pixel maps are made where they are not kept yet.
     """
+    return _planned(obs, params, targets(obs, params), rough)
+
+
+def plan_each(obs: Observation, params: Params, exposures: Sequence[Exposure], rough: bool = False) -> list[Task]:
+    """Return the tasks for a mosaic of each exposure by itself; see :func:`plan`."""
+    return _planned(obs, params, targets_each(obs, params, exposures), rough)
+
+
+def _planned(obs: Observation, params: Params, wanted: Sequence[Target], rough: bool) -> list[Task]:
     tasks = []
-    for target in targets(obs, params):
+    for target in wanted:
         setup = prepare(obs, params, target)
         tasks += _tasks(setup, _maps(obs, setup, target, params, rough))
     return tasks
@@ -320,7 +345,18 @@ def run(obs: Observation, params: Params, runner: Runner) -> tuple[ResampleDocum
     BudgetError
         If the memory cannot hold the work; nothing has been read by then.
     """
-    made = {t.path: _make(obs, params, runner, t) for t in targets(obs, params)}
+    return _run(obs, params, runner, targets(obs, params))
+
+
+def run_each(
+    obs: Observation, params: Params, runner: Runner, exposures: Sequence[Exposure]
+) -> tuple[ResampleDocument, ...]:
+    """Make a mosaic of each exposure by itself, in its own frame; see :func:`run`."""
+    return _run(obs, params, runner, targets_each(obs, params, exposures))
+
+
+def _run(obs: Observation, params: Params, runner: Runner, wanted: Sequence[Target]) -> tuple[ResampleDocument, ...]:
+    made = {t.path: _make(obs, params, runner, t) for t in wanted}
     fresh = [document for document, new in made.values() if new]
     if fresh:
         obs.consolidate()  # before the commit: who sees the document must see the arrays
@@ -336,9 +372,11 @@ def document_name(path: str) -> str:
 
     Examples
     --------
-    >>> document_name("mosaic"), document_name("single/jw01_nrcb1")
-    ('resample', 'resample-jw01_nrcb1')
+    >>> document_name("mosaic"), document_name("single/jw01_nrcb1"), document_name("rectified/jw01_nrcb1")
+    ('resample', 'resample-jw01_nrcb1', 'rectified-jw01_nrcb1')
     """
+    if path.startswith(f"{ALONE}/"):
+        return path.replace("/", "-", 1)
     return NAME if path == "mosaic" else f"{NAME}-{path.rsplit('/', 1)[1]}"
 
 

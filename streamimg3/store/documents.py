@@ -278,6 +278,89 @@ class OutlierDocument(Document):
 
 
 @dataclass(frozen=True)
+class UsedReference:
+    """A reference file: ``value`` is what the header says of it (``N/A`` = none is used), ``why`` it was chosen."""
+
+    reftype: str
+    url: str
+    sha256: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class ReferenceCut:
+    """The pixels ``box`` (y0, x0, y1, x1) of a reference file that belong to an exposure.
+
+    ``flags`` pairs a bit of the file with JWST's bit of the same meaning; None = the file has JWST's own. ``own`` says that
+    it is a file of the user's.
+    """
+
+    url: str
+    box: tuple[int, int, int, int]
+    flags: tuple[tuple[int, int], ...] | None = None
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class BackgroundSet:
+    """Backgrounds whose mean is made for exposures with this first pixel (y, x, from 0) and shape; cubes or images."""
+
+    members: tuple[str, ...]
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    cubes: bool = False
+
+
+@dataclass(frozen=True)
+class CalibratedExposure:
+    """What is done to one exposure, ``url``, to become the product ``name``.
+
+    ``background`` is the number of a set; ``photmjsr`` (MJy/sr for 1 DN/s) and ``correction`` (response then over response
+    for which that holds) convert counts; ``statuses`` and ``reasons`` are by step, without resample; ``image`` says that
+    there is a rectified image of it; ``matched`` that invalid pixels are made the same in all planes although no step has.
+    """
+
+    name: str
+    url: str
+    corner: tuple[int, int] = (0, 0)
+    background: int | None = None
+    flat: ReferenceCut | None = None
+    area: ReferenceCut | None = None
+    photmjsr: float | None = None
+    correction: float = 1.0
+    pixar_sr: float | None = None
+    pixar_a2: float | None = None
+    image: bool = False
+    matched: bool = False
+    statuses: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    references: tuple[UsedReference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CalibrationDocument(Document):
+    """What the exposures of a store were calibrated by, in store order; ``parameters`` are by step, without resample.
+
+    It is written before the pixels: a store whose ingest has finished holds what it says. ``lock`` lists the choices of
+    reference files as a later run can be given them, ``last`` is the last step that was done to the pixels, ``context``
+    that of the crds package.
+    """
+
+    kind: ClassVar[str] = "calibration"
+    digest: str = ""
+    made: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    last: str = "photom"
+    context: str | None = None
+    backgrounds: tuple[BackgroundSet, ...] = ()
+    exposures: tuple[CalibratedExposure, ...] = ()
+    lock: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ApertureRow:
     """One aperture: encircled energy in per cent, radius and sky ring in detector pixels, and the correction to all light."""
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from streamimg3 import Session, ingest
 from streamimg3.errors import InputError
 from streamimg3.formats.blend import jwst_keywords
-from streamimg3.formats.crf import SeenPixels, _band_rows, export_crf
+from streamimg3.formats.crf import SeenPixels, band_rows, export_crf
 from streamimg3.formats.crf_header import CrfHeaders, crf_headers
 from streamimg3.formats.simulate import Field, simulate
 from streamimg3.formats.step_facts import StepFacts
@@ -249,12 +249,12 @@ def test_memory_limit_and_repetition_change_no_byte(obs: Observation, tmp_path: 
 def test_height_of_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole shards without a limit, whole chunks where they fit, parts of a chunk in an emergency."""
     monkeypatch.setattr("streamimg3.formats.crf.resident", lambda: 100 * 2**20)
-    assert _band_rows((2048, 2048), None) == 2048
-    assert _band_rows((2048, 2048), 2**30) == 2048
-    assert _band_rows((2048, 2048), 166 * 2**20) == 512
-    assert _band_rows((2048, 2048), 140 * 2**20) == 128
-    assert _band_rows((2048, 2048), 100 * 2**20) == 32
-    assert _band_rows((20, 48), 1) == 20
+    assert band_rows((2048, 2048), None) == 2048
+    assert band_rows((2048, 2048), 2**30) == 2048
+    assert band_rows((2048, 2048), 166 * 2**20) == 512
+    assert band_rows((2048, 2048), 140 * 2**20) == 128
+    assert band_rows((2048, 2048), 100 * 2**20) == 32
+    assert band_rows((20, 48), 1) == 20
 
 
 def test_bands_do_not_change_pixels(obs: Observation) -> None:
