@@ -100,8 +100,13 @@ class _Missing:
     mark: str
 
 
-def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
-    """Make the store with all that comes from headers; returns what of the pixels is still missing."""
+def _headers(
+    inputs: str | Sequence[str], session: Session, runner: Runner | None = None
+) -> tuple[Observation, _Missing | None]:
+    """Make the store with all that comes from headers; returns what of the pixels is still missing.
+
+    While the headers are read, the workers of ``runner`` start.
+    """
     from streamimg3.formats import ingest as door
     from streamimg3.formats.association import read_inputs
 
@@ -121,9 +126,11 @@ def _headers(inputs: str | Sequence[str], session: Session) -> tuple[Observation
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
+    if runner is not None:
+        runner.warm()
     found = door.scan(association, session.storage_options)
     tasks = [_ingest_task(found, n) for n in range(len(association.science))]
-    session.runner(obs.url).check(tasks)
+    session.runner(obs.url).require(tasks)
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
         door.clear(obs)
@@ -293,15 +300,15 @@ def run_settings(
     if until is not None and until not in image3.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(image3.STEPS)}")
     given = companions.output_wcs(params, session)
-    obs, missing = _opened(inputs, session)
-    if given is not None:
-        obs.commit(given)
-    companions.bring(obs, params, session)
-    with session.runner(obs.url) as runner:
+    with session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
+        obs, missing = _opened(inputs, session, runner)
+        if given is not None:
+            obs.commit(given)
+        companions.bring(obs, params, session)
         planned = image3.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)
         coming = missing.tasks if missing is not None else []
-        runner.check([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
+        runner.require([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
         if missing is not None:
             _pixels(obs, missing, session, runner)
         document = image3.run(obs, params, runner, until)
@@ -309,7 +316,9 @@ def run_settings(
     return obs
 
 
-def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation, _Missing | None]:
+def _opened(
+    inputs: str | Sequence[str], session: Session, runner: Runner | None = None
+) -> tuple[Observation, _Missing | None]:
     """Return the store that the inputs are, or the one they go into with what is still missing in it."""
     from streamimg3.formats.names import looks_like_fits
 
@@ -322,4 +331,4 @@ def _opened(inputs: str | Sequence[str], session: Session) -> tuple[Observation,
             obs.require()
             obs.mend()
             return obs, None
-    return _headers(names, session)
+    return _headers(names, session, runner)
