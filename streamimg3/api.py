@@ -111,11 +111,13 @@ def _headers(
     from streamimg3.formats.association import read_inputs
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
+    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
+    root = _own(obs, session.force)
+    if runner is not None and not root.get("ingested"):
+        runner.warm()
     for note in association.notes:
         session.progress.note(note)
-    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     mark = digest(1, door.fingerprints(association, session.storage_options))
-    root = _own(obs, session.force)
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
         obs.mend()
@@ -126,8 +128,6 @@ def _headers(
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
-    if runner is not None:
-        runner.warm()
     found = door.scan(association, session.storage_options)
     tasks = [_ingest_task(found, n) for n in range(len(association.science))]
     session.runner(obs.url).require(tasks)
@@ -174,10 +174,9 @@ def _ingest_task(found: Sequence[Any], number: int) -> Task:
     from streamimg3.formats.ingest import band_memory
 
     mine = [f.record for f in found if f.member == number]
-    need = max(band_memory(r.shape) for r in mine) + 72 * MIB
-    return Task(
-        f"m{number:06d}", need, need, writes=tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine), item=number
-    )
+    need = max(band_memory(r.shape) for r in mine) + 48 * MIB
+    writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
+    return Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=32 * MIB)  # astropy's FITS
 
 
 def _ingest_work(task: Task, *, obs: Observation, mark: str, options: dict[str, str]) -> dict[str, float]:
