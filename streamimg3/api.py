@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3}
 Params = image2.Params | image3.Params
-_INGEST_REST = 72 * MIB  # open files, their headers, buffers of remote ones
+_LIBRARIES = 32 * MIB  # astropy's FITS
+_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -111,11 +112,16 @@ class _Missing:
 
 
 def _headers(
-    inputs: str | Sequence[str], session: Session, params: image2.Params | None = None, until: str | None = None
+    inputs: str | Sequence[str],
+    session: Session,
+    params: image2.Params | None = None,
+    until: str | None = None,
+    runner: Runner | None = None,
 ) -> tuple[Observation, _Missing | None]:
     """Make the store with all that comes from headers; returns what of the pixels is still missing.
 
-    With ``params`` the exposures are calibrated on their way, up to the step ``until``.
+    With ``params`` the exposures are calibrated on their way, up to the step ``until``. While the headers are read, the
+    workers of ``runner`` start.
     """
     from streamimg3.formats import ingest as door
     from streamimg3.formats.association import read_inputs
@@ -127,13 +133,15 @@ def _headers(
         from streamimg3.calibration import planned
 
         association, plan = planned(association, params, session, until)
+    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
+    root = _own(obs, session.force)
+    if runner is not None and not root.get("ingested"):
+        runner.warm()
     for note in association.notes:
         session.progress.note(note)
-    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     plan = plan.dated(obs) if plan else None
     members = association.members if plan else association.science
     mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
-    root = _own(obs, session.force)
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
         obs.mend()
@@ -147,7 +155,7 @@ def _headers(
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
     tasks = _ingest_tasks(found, calibrated=plan is not None)
     means = plan.means if plan else ()
-    session.runner(obs.url).check([*means, *tasks])
+    session.runner(obs.url).require([*means, *tasks])
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
         door.clear(obs)
@@ -224,14 +232,14 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
     for number, mine in files.items():
         need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
-        task = Task(f"m{number:06d}", need, need, writes=writes, item=number)
+        task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
         tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
     for stack in cube_stacks([f.record for f in found]):
         (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
-            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number))
+            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number), libraries=_LIBRARIES)
             pixels = math.prod(cube_chunking(stack.shape, stack.count)[1])
             tasks.append(_with_all_planes(task, pixels, stack.records[0]) if calibrated else task)
     return tasks
@@ -385,16 +393,16 @@ def run_settings(
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
-    obs, missing = _opened(inputs, session, params, until)
-    if given is not None:
-        obs.commit(given)
-    if isinstance(params, image3.Params):
-        companions.bring(obs, params, session)
-    with session.runner(obs.url) as runner:
+    with session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
+        obs, missing = _opened(inputs, session, params, until, runner)
+        if given is not None:
+            obs.commit(given)
+        if isinstance(params, image3.Params):
+            companions.bring(obs, params, session)
         planned = module.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)
         coming = [*missing.means, *missing.tasks] if missing is not None else []
-        runner.check([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
+        runner.require([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
         if missing is not None:
             _pixels(obs, missing, session, runner)
         document = module.run(obs, params, runner, until)
@@ -403,7 +411,11 @@ def run_settings(
 
 
 def _opened(
-    inputs: str | Sequence[str], session: Session, params: Params, until: str | None = None
+    inputs: str | Sequence[str],
+    session: Session,
+    params: Params,
+    until: str | None = None,
+    runner: Runner | None = None,
 ) -> tuple[Observation, _Missing | None]:
     """Return the store that the inputs are, or the one they go into with what is still missing in it."""
     from streamimg3.formats.names import looks_like_fits
@@ -420,9 +432,9 @@ def _opened(
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
             return obs, None
     if isinstance(params, image2.Params):
-        return _headers(names, session, params, until)
+        return _headers(names, session, params, until, runner)
     kept = _calibrated_members(names, session)
-    return (kept, None) if kept is not None else _headers(names, session)
+    return (kept, None) if kept is not None else _headers(names, session, runner=runner)
 
 
 def _calibrated_members(names: Sequence[str], session: Session) -> Observation | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.budget import Share, Watch, give_back, resident, resident_family, share, steady_allocator
+from streamimg3.engine.budget import MIB, Share, Watch, give_back, resident, resident_family, share, steady_allocator
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import BudgetError, StreamImgError, TaskError
@@ -84,6 +84,22 @@ def _timed(work: Work[T], task: Task) -> Done[T]:
     return Done(task.key, value, time.process_time() - start)
 
 
+def _idle(task: Task) -> None:
+    """Do nothing: the worker has started."""
+
+
+def _lean(task: Task) -> None:
+    """Give back memory, slowly enough for every worker to get one of a few such tasks."""
+    give_back()
+    time.sleep(0.03)
+
+
+def _trim(pool: Executor, workers: int) -> None:
+    """Let idle workers give back what earlier tasks have freed; a pool that breaks over it is found broken later."""
+    with suppress(BrokenProcessPool):
+        wait([_submit(pool, _lean, Task("lean", 0, 0)) for _ in range(2 * workers)])
+
+
 def _nothing() -> None:
     """There is nothing to be loaded."""
 
@@ -114,6 +130,7 @@ class Runner:
     load: Callable[[], None] = _nothing
     _staff: tuple[int, ProcessPoolExecutor] | None = field(default=None, init=False, repr=False)
     _keep: bool = field(default=False, init=False, repr=False)
+    _loaded: int = field(default=0, init=False, repr=False)  # bytes of libraries that the staff's tasks have loaded
 
     def __post_init__(self) -> None:
         steady_allocator()
@@ -136,23 +153,55 @@ class Runner:
         self.load()  # this process is the worker: what it loads counts as the driver's
         return share(self.memory, self.workers, tasks)
 
+    def require(self, tasks: Sequence[Task]) -> None:
+        """Refuse a budget that cannot hold tasks that are to come, whoever will work on them.
+
+        Raises
+        ------
+        BudgetError
+            Naming the largest and the smallest budget that works.
+        """
+        try:
+            share(self.memory, self.workers, tasks)
+        except BudgetError:
+            self.load()  # said again with the numbers of a process that works alone
+            share(self.memory, self.workers, tasks)
+
     def _shared(self, tasks: Sequence[Task]) -> Share:
         """Share with the workers at hand as large as they have become; if fresh ones serve better, those are dismissed."""
         if self._staff is None:
             return share(self.memory, self.workers, tasks)
-        workers = self._staff[0]
-        enough = [*tasks] * workers  # a single task, too, goes to the workers that are there
-        fresh = share(self.memory, self.workers, enough)
-        try:
-            kept = share(self.memory, workers, enough, helpers=resident_family() - resident())
-        except BudgetError:
-            kept = None
-        whole = max(t.nbytes for t in tasks)
-        slimmer = fresh.each >= whole  # starting anew takes a second, working in bands may take many
-        if kept is not None and kept.workers == workers == fresh.workers and (kept.each >= whole or not slimmer):
-            return kept
+        workers, pool = self._staff
+        fresh = share(self.memory, self.workers, [*tasks] * workers)
+        for trimmed in (False, True):
+            if trimmed:
+                _trim(pool, workers)
+            kept = self._kept(tasks, workers)
+            # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
+            if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
+                return kept
         self._dismiss()
         return share(self.memory, self.workers, tasks)
+
+    def _kept(self, tasks: Sequence[Task], workers: int) -> Share | None:
+        """Share with the workers at hand: they have loaded some libraries, and hold what they hold."""
+        knowing = [replace(t, libraries=max(0, t.libraries - self._loaded)) for t in tasks]
+        try:  # a single task, too, goes to the workers that are there
+            return share(self.memory, workers, knowing * workers, helpers=resident_family() - resident())
+        except BudgetError:
+            return None
+
+    def warm(self) -> None:
+        """Start the workers that the budget will carry, if any, while this process does something else."""
+        none = Task("none", 64 * MIB, 64 * MIB)
+        try:
+            workers = share(self.memory, self.workers, [none] * self.workers).workers
+        except BudgetError:
+            return  # said when there are tasks
+        if self._keep and self.executor is None and workers > 1 and self._staff is None:
+            pool = self._hire(workers)
+            for _ in range(workers):
+                _submit(pool, _idle, none)
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:
         """Run independent tasks that write their own regions; those with a receipt are not run again.
@@ -247,6 +296,7 @@ class Runner:
         losses = 0
         while left:
             pool = self._hire(workers)
+            self._loaded = max(self._loaded, *(t.libraries for t in tasks))
             before = len(left)
             try:
                 for done in self._drain(pool, work, list(left.values()), workers):
@@ -283,7 +333,7 @@ class Runner:
         if self._staff is not None:
             with suppress(OSError):  # a broken pool may have closed its pipes already
                 self._staff[1].shutdown(wait=True, cancel_futures=True)
-            self._staff = None
+            self._staff, self._loaded = None, 0
 
     def __enter__(self) -> Runner:
         """Keep the workers from stage to stage until the block ends."""

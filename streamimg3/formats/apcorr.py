@@ -81,7 +81,7 @@ def read_apertures(obs: Observation, apcorr: str, abvegaoffset: str, options: Ma
 
 def optics_of(obs: Observation) -> dict[str, str]:
     """Return instrument, filter, pupil, subarray and detector of the first exposure; MULTIPLE where detectors differ."""
-    exposures = obs.exposures()
+    exposures = obs.exposures(aligned=False)
     header = parse_cards(exposures[0].cards("primary"))
     found = {name: str(header.get(keyword, "")).strip() for name, keyword in _KEYWORDS.items()}
     if len({e.record.detector for e in exposures}) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,12 @@ def mosaic_frame(regions: list[str], reference: Reference, options: FrameOptions
     InputError
         If the mosaic would be smaller than 2 pixels along an axis.
     """
+    return _framed(tuple(regions), reference, options)
+
+
+@lru_cache(maxsize=4)
+def _framed(regions: tuple[str, ...], reference: Reference, options: FrameOptions) -> MosaicFrame:
+    """Work out a frame; several steps ask for the same one."""
     outlines = [polygon for region in regions for polygon in footprint.parse(region)]
     crval = options.crval or _middle(outlines)
     if options.pixel_scale is None:

@@ -18,7 +18,8 @@ from streamimg3.store.documents import AlignedExposure, AlignmentDocument
 
 NAME = "assign_mtwcs"
 _CODE = 1
-_MEMORY = 88 * 2**20  # gwcs and asdf themselves, and a gWCS
+_MEMORY = 24 * 2**20  # a gWCS
+_LIBRARIES = 64 * 2**20  # gwcs and asdf
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Params:
 
 def plan(obs: Observation, params: Params) -> list[Task]:
     """Return one task per exposure: its outline on the sky is worked out again."""
-    return [Task(e.record.name, _MEMORY, _MEMORY, item=e.record.index) for e in obs.exposures(aligned=False)]
+    exposures = obs.exposures(aligned=False)
+    return [Task(e.record.name, _MEMORY, _MEMORY, item=e.record.index, libraries=_LIBRARIES) for e in exposures]
 
 
 def work(task: Task, *, obs: Observation, target: tuple[float, float]) -> tuple[AlignedExposure, ...]:

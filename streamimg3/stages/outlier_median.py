@@ -121,16 +121,25 @@ def threshold_work(task: Task, *, obs: Observation, mark: str, maskpt: float) ->
     boxes = [_box(setup, r, c) for r, c in zip(at[::2], at[1::2], strict=True)]
     unflagged = np.zeros((setup.tile, setup.tile), np.bool_)
 
+    held: dict[Box, list[tuple[F4, NDArray[np.bool_]]]] = {}
+    free = task.limit - 4 * setup.tile * setup.tile * (_DECODE + 2)
+
     def weights() -> Iterator[tuple[F4, NDArray[np.bool_]]]:
+        """Values tile by tile, as rows, for sums go row by row; what fits in memory is read once."""
         for box in boxes:
+            if box in held:
+                yield from held[box]
+                continue
             found = np.asarray(obs.window(f"{ROOT}/wht", (number,), box), np.float32)
             used = found[np.isfinite(found) & (found != 0)]
-            whole = used.size // setup.tile * setup.tile  # as rows, for sums go row by row
-            for rows in (used[:whole].reshape(-1, setup.tile), used[whole:].reshape(1, -1)):
-                yield rows, unflagged[: rows.shape[0], : rows.shape[1]]
+            whole = used.size // setup.tile * setup.tile
+            parts = (used[:whole].reshape(-1, setup.tile), used[whole:].reshape(1, -1))
+            rows = [(part, unflagged[: part.shape[0], : part.shape[1]]) for part in parts]
+            if sum(part.nbytes for kept in held.values() for part, _ in kept) + used.nbytes <= free:
+                held[box] = rows
+            yield from rows
 
-    held = list(weights()) if task.limit >= task.nbytes else None
-    return (clip_stream(weights if held is None else lambda: held).mean * maskpt,)
+    return (clip_stream(weights).mean * maskpt,)
 
 
 # ---------------------------------------------------------------- median

@@ -27,7 +27,8 @@ F8 = NDArray[np.float64]
 _CODE = 1  # raised when the same pixels lead to other stars
 _GOOD = "~DO_NOT_USE+NON_SCIENCE"
 _ROWS = 256  # rows of flags that are read at a time
-_FIXED = 88 * 2**20  # gwcs and asdf themselves, a gWCS, bands of the finder
+_FIXED = 24 * 2**20  # a gWCS, bands of the finder
+_LIBRARIES = 64 * 2**20  # gwcs and asdf
 
 
 Finder = FinderOptions | SegmentOptions
@@ -59,12 +60,12 @@ class Listing:
     def _task(self, exposure: Exposure) -> Task:
         ny, nx = exposure.record.shape
         if exposure.record.index in self.custom:
-            return Task(self.key(exposure), _FIXED, _FIXED, item=exposure.record.index)
+            return Task(self.key(exposure), _FIXED, _FIXED, item=exposure.record.index, libraries=_LIBRARIES)
         size = _FIXED + ny * nx * (9 if isinstance(self.finder, FinderOptions) else 24) + 4 * _ROWS * nx
         whole = Box(0, 0, ny, nx).as_tuple()
         planes = [p for p in ("sci", "dq", "weight") if exposure.has(p)]
         reads = tuple((f"{exposure.group}/{p}[{exposure.record.row}]", whole) for p in planes)
-        return Task(self.key(exposure), size, size, reads, (), exposure.record.index)
+        return Task(self.key(exposure), size, size, reads, (), exposure.record.index, _LIBRARIES)
 
 
 @dataclass(frozen=True)
