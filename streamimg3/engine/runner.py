@@ -161,6 +161,7 @@ class Runner:
         BudgetError
             Naming the largest and the smallest budget that works.
         """
+        give_back()  # headers that have been read, for example
         try:
             share(self.memory, self.workers, tasks)
         except BudgetError:
