@@ -201,8 +201,9 @@ class Runner:
             return  # said when there are tasks
         if self._keep and self.executor is None and workers > 1 and self._staff is None:
             pool = self._hire(workers)
-            for _ in range(workers):
-                _submit(pool, _idle, none)
+            with suppress(BrokenProcessPool):  # found broken, and told, when there is work
+                for _ in range(workers):
+                    _submit(pool, _idle, none)
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:
         """Run independent tasks that write their own regions; those with a receipt are not run again.

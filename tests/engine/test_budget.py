@@ -138,3 +138,16 @@ def test_the_watch_sees_a_peak_that_is_over() -> None:
         del held
     assert watch.peak - start > 50 * MIB
     assert watch.peak >= watch.now
+
+
+# ---------------------------------------------------------------- libraries
+@pytest.mark.usefixtures("_steady_driver")
+def test_libraries_count_in_every_worker_and_not_in_this_process() -> None:
+    """What the work has to load is there already in a process that works alone."""
+    plain, loading = [task(100 * MIB, 100 * MIB)] * 4, [Task("t", 100 * MIB, 100 * MIB, libraries=60 * MIB)] * 4
+    alone = [share(4096 * MIB, 1, tasks) for tasks in (plain, loading)]
+    assert alone[0] == alone[1]
+    three = [share(4096 * MIB, 3, tasks) for tasks in (plain, loading)]
+    assert three[1].projected - three[0].projected == 3 * 60 * MIB
+    enough = three[0].projected
+    assert share(enough, 3, plain).workers == 3 and share(enough, 3, loading).workers == 2

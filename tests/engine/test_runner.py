@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from streamimg3.engine import Outcome, Runner, Task, budget
+from streamimg3.engine import runner as runner_module
 from streamimg3.engine.budget import MIB
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.runner import Progress
@@ -228,3 +230,64 @@ def test_what_is_finished_stays_finished(ledger: Ledger) -> None:
         Runner().fill(partial(fail, error=ValueError), tasks(3), ledger)
     assert ledger.done() == {"t00"}
     assert Runner().fill(partial(fail, error=type(None)), tasks(1), ledger).tasks_kept == 1
+
+
+# ---------------------------------------------------------------- workers that stay
+def whoami(task: Task) -> tuple[int, ...]:
+    time.sleep(0.05)  # so that each worker gets some
+    return (os.getpid(),)
+
+
+_PINNED: list[bytearray] = []
+
+
+def hold(task: Task) -> tuple[int, ...]:
+    """Leave freed memory behind, as an allocator does: blocks that it keeps, for something above them is in use."""
+    kept = [bytearray(3 * MIB) for _ in range(40)]
+    _PINNED.append(bytearray(200_000))
+    del kept
+    time.sleep(0.05)
+    return (budget.resident(),)
+
+
+def test_warm_workers_are_those_that_work() -> None:
+    """What was started ahead is used, by one stage after the other."""
+    with Runner(workers=2) as runner:
+        runner.warm()
+        assert runner._staff is not None
+        started = set(runner._staff[1]._processes)
+        seen = {pid for _ in range(2) for pid in runner.fold(whoami, tasks(6), ())}
+        assert seen and seen <= started
+
+
+def test_nothing_is_started_ahead_without_memory_for_it() -> None:
+    with Runner(memory=budget.resident() + 120 * MIB, workers=2) as runner:
+        runner.warm()
+        assert runner._staff is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked to give memory back")
+def test_idle_workers_give_back_what_was_freed() -> None:
+    """Memory that earlier tasks have freed need not send a worker home."""
+    with Runner(workers=2) as runner:
+        runner.fold(hold, tasks(8), ())
+        assert runner._staff is not None
+        workers, pool = runner._staff
+        before = budget.resident_family()
+        runner_module._trim(pool, workers)
+        assert before - budget.resident_family() > 100 * MIB  # each had freed 120 MiB below a block in use
+
+
+def test_a_fold_tells_what_it_took(runner: Runner) -> None:
+    """Tasks, wall and processor time are added to what the stage took so far."""
+    cost = Outcome(tasks_done=2, wall_s=10.0)
+    runner.fold(fraction, tasks(5), 0.0, "sum", cost)
+    assert cost.tasks_done == 7 and cost.wall_s > 10.0 and cost.cpu_s > 0.0
+
+
+def test_a_budget_is_required_without_workers(runner: Runner) -> None:
+    """What is to come is checked against the budget, and nobody is hired or sent home for it."""
+    runner.require(tasks(3))
+    with pytest.raises(BudgetError, match="smallest budget that works"):
+        replace(runner, memory=MIB).require(tasks(3))
+    assert runner._staff is None

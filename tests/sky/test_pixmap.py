@@ -21,8 +21,9 @@ from streamimg3.errors import InputError
 from streamimg3.formats.simulated_wcs import Aim
 from streamimg3.geometry import Box
 from streamimg3.kernels import spline
+from streamimg3.sky.footprint import outline
 from streamimg3.sky.mosaic_frame import as_asdf, plain_frames
-from streamimg3.sky.pixmap import BOUND, PixelMap, Sampling, exact_window, pixel_map
+from streamimg3.sky.pixmap import BOUND, PixelMap, Sampling, exact_window, outline_map, pixel_map
 from streamimg3.sky.wcs import Wcs
 from tests.sky.skies import AIM, SCALE, camera, from_cards, gwcs_of, sip_of, tangent, tangent_cards
 
@@ -320,3 +321,26 @@ def test_bytes_come_back(sampling: Sampling) -> None:
         np.testing.assert_array_equal(kept, made)
     assert back.to_bytes() == found.to_bytes()
     assert replace(back, error=0.5).to_bytes() != found.to_bytes()
+
+
+# ---------------------------------------------------------------- what outlines tell
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.0, 360.0), st.floats(0.5, 2.0), st.integers(0, 3), st.tuples(st.floats(-80, 80), st.floats(-80, 80)))
+def test_an_outline_tells_the_tiles(angle: float, ratio: float, variant: int, shift: tuple[float, float]) -> None:
+    """Every tile that the map itself touches is found from the corners alone (one pixel more for distorted edges)."""
+    source = exposure(variant)
+    target = mosaic_for(source, angle, ratio, shift)
+    found, rough = pixel_map(source, target, Sampling()), outline_map(outline(source), source.shape, target)
+    for y0 in range(0, target.shape[0], 64):
+        for x0 in range(0, target.shape[1], 64):
+            tile = Box(y0, x0, y0 + 64, x0 + 64)
+            assert not found.touching(tile, 1.0) or rough.touching(tile, 2.0), tile
+
+
+def test_a_bare_map_finds_the_same_pixels_and_holds_no_values() -> None:
+    source = exposure(1)
+    found = pixel_map(source, mosaic_for(source, 33.0), Sampling())
+    bare = found.bare
+    assert bare.nbytes == found.nbytes and bare.coefficients.base is not None and bare.coefficients.strides == (0, 0, 0)
+    tile = Box(40, 30, 90, 80)
+    assert bare.around(1.0) == found.around(1.0) and bare.touching(tile, 1.0) == found.touching(tile, 1.0) != []

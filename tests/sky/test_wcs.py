@@ -140,3 +140,13 @@ def test_the_caller_cannot_change_a_wcs() -> None:
     copy.bounding_box = ((10.0, 20.0), (10.0, 20.0))
     assert wcs.bounds == ((-0.5, 95.5), (-0.5, 109.5))
     assert np.isfinite(wcs.to_sky(*GRID)).all()
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"no ASDF", b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n--- {meta: [\n...\n"]
+)
+def test_a_gwcs_that_cannot_be_read_is_bad_input(text: bytes) -> None:
+    """One line says why, whatever the reader trips over."""
+    with pytest.raises(InputError, match="its gWCS cannot be read") as refused:
+        Wcs("gwcs", text, (8, 8)).to_sky(np.zeros(1), np.zeros(1))
+    assert "\n" not in str(refused.value)
