@@ -1,6 +1,6 @@
 """streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
 
-from streamimg3.api import Session, export, ingest, open, plan, run
+from streamimg3.api import Session, export, ingest, open, open_dataset, plan, run
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
 from streamimg3.store import Exposure, Observation
 
@@ -19,6 +19,7 @@ __all__ = [
     "export",
     "ingest",
     "open",
+    "open_dataset",
     "plan",
     "run",
 ]

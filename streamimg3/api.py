@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Task
@@ -18,6 +18,9 @@ from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
 
+if TYPE_CHECKING:
+    from xarray import Dataset
+
 __all__ = [
     "DEFAULT_MEMORY",
     "Session",
@@ -25,6 +28,7 @@ __all__ = [
     "export_preview",
     "ingest",
     "open",
+    "open_dataset",
     "plan",
     "run",
     "run_settings",
@@ -59,6 +63,13 @@ def open(url: str, **storage_options: str) -> Observation:
     obs = Observation.at(url, storage_options)
     obs.require()
     return obs
+
+
+def open_dataset(url: str, chunks: Any = None, **options: Any) -> Dataset:
+    """Open a dataset that ``.img3.to_zarr`` has written, with its sky index; see there."""
+    from streamimg3.store import xarray_view
+
+    return xarray_view.open_dataset(url, chunks, **options)
 
 
 def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Observation:

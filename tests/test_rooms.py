@@ -74,7 +74,8 @@ FREE = {
     "__main__",
 }  # the faces
 LEAVES = {"errors": room()}
-XARRAY = "store.xarray_view"  # the only module of the store that may import xarray
+XARRAY = "store.xarray_view"  # the only module of the store that may import xarray, and matplotlib for its accessor
+TYPES = {("store.observation", "xarray.DataTree")}  # imported for annotations only
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def refused(module: str, imported: str, rules: Room) -> str:
     if top in sys.stdlib_module_names:
         return ""
     if top != NAME:
-        if module == XARRAY and top == "xarray":
+        if (module == XARRAY and top in ("xarray", "matplotlib")) or (module, imported) in TYPES:
             return ""
         return (
             ""

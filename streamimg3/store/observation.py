@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, is_local, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
+
+if TYPE_CHECKING:
+    from xarray import DataTree
 
 D = TypeVar("D", bound=Document)
 _FLAGS = ("dq", "pixeldq")
@@ -63,6 +66,34 @@ class Observation:
     def backend(self) -> Backend:
         """The bytes."""
         return Backend(self.url, self.options)
+
+    def xarray(self, chunks: Any = None) -> DataTree:
+        """Return the store as an `xarray.DataTree` of lazy arrays with units and named flags.
+
+        The mosaic and its overviews can be asked by sky position (coordinates ``ra`` and ``dec``, degrees, which take no
+        memory), and have an accessor ``.img3`` with ``wcs``, ``footprint``, ``cutout``, ``cone``, ``plot``.
+
+        Parameters
+        ----------
+        chunks : int, dict, "auto" or None
+            Dask chunks; None = lazy arrays without dask, read when they are used.
+
+        Raises
+        ------
+        InputError
+            If there is no finished store.
+
+        Examples
+        --------
+        >>> mosaic = streamimg3.open(store).xarray()["mosaic"].to_dataset()
+        >>> ra, dec = mosaic.img3.footprint.mean(axis=0)
+        >>> mosaic.sci.sel(ra=ra, dec=dec, method="nearest").shape
+        ()
+        """
+        from streamimg3.store.xarray_view import open_tree
+
+        self.require()
+        return open_tree(self, chunks)
 
     # ---------------------------------------------------------------- whole store
     def root(self) -> dict[str, Any] | None:
