@@ -1,6 +1,6 @@
 """streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
 
-from streamimg3.api import Session, export, ingest, open, open_dataset, plan, run
+from streamimg3.api import Session, cutouts, export, ingest, open, open_dataset, plan, run
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
 from streamimg3.store import Exposure, Observation
 
@@ -16,6 +16,7 @@ __all__ = [
     "StreamImgError",
     "TaskError",
     "__version__",
+    "cutouts",
     "export",
     "ingest",
     "open",

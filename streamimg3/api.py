@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Task
-from streamimg3.engine.budget import share
+from streamimg3.engine.budget import parse_size, share
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MEMORY",
     "Session",
+    "cutouts",
     "export",
     "export_preview",
     "ingest",
@@ -70,6 +72,67 @@ def open_dataset(url: str, chunks: Any = None, **options: Any) -> Dataset:
     from streamimg3.store import xarray_view
 
     return xarray_view.open_dataset(url, chunks, **options)
+
+
+def cutouts(
+    store: str | Observation,
+    positions: Any,
+    size: str | float | tuple[int, int],
+    output: str | None = None,
+    planes: Sequence[str] = ("sci",),
+    memory: str | int = "512MiB",
+    **storage_options: str,
+) -> Any:
+    """Cut stamps out of a mosaic, sorted by chunk and in bounded memory.
+
+    Parameters
+    ----------
+    store : str or Observation
+        The store.
+    positions : str or pair of sequences
+        A table (path or URL) with RA and DEC or ``sky_centroid``; or right ascensions and declinations in degrees.
+    size : str, float or pair of int
+        Side: ``"5arcsec"`` (a number is arcsec), ``"64pix"``; or rows and columns in pixels.
+    output : str, optional
+        ``X.zarr`` (one array ``(source, y, x)`` for each plane), ``X.fits`` (one file) or a folder of FITS files; without it
+        the stamps are returned.
+    planes : sequence of str
+        Planes of the mosaic.
+    memory : str or int
+        For this process.
+    **storage_options : str
+        Credentials and endpoint.
+
+    Returns
+    -------
+    int or xarray.Dataset
+        How many stamps were written; without ``output`` the stamps themselves, ``(source, y, x)`` by plane, with the
+        coordinates ``ra``, ``dec`` (degrees), ``y0`` and ``x0`` (their first pixel in the mosaic).
+
+    Raises
+    ------
+    InputError
+        If the store holds no mosaic, or no position is on it.
+
+    Examples
+    --------
+    >>> mosaic = streamimg3.open(store).xarray()["mosaic"].to_dataset()
+    >>> ra, dec = mosaic.img3.footprint.mean(axis=0)
+    >>> streamimg3.cutouts(store, ([ra], [dec]), "32pix").sci.shape
+    (1, 32, 32)
+    """
+    from streamimg3.formats import cutouts as door
+
+    obs = store if isinstance(store, Observation) else open(store, **storage_options)
+    named = isinstance(positions, str | os.PathLike)
+    wanted = door.read_catalog(str(positions), storage_options) if named else door.Positions.of(*positions)
+    stamps = door.plan_stamps(obs, wanted, size, planes)
+    if output is not None:
+        return door.write_stamps(stamps, str(output), storage_options, parse_size(memory))
+    from streamimg3.store.xarray_view import stamp_dataset
+
+    pixels = door.read(stamps, slice(0, len(stamps)))
+    return stamp_dataset(pixels, dict(zip(stamps.planes, stamps.units, strict=True)), wanted.ra, wanted.dec, stamps.corner)
 
 
 def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Observation:

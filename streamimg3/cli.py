@@ -191,6 +191,30 @@ def info(
 
 
 @app.command()
+def cutout(
+    store: Annotated[str, typer.Argument(help="path or URL of a store with a mosaic")],
+    size: Annotated[str, typer.Option(help="side of a stamp: 5arcsec, 64pix")],
+    output: Annotated[str, typer.Option("-o", "--output", help="X.zarr, X.fits, or a folder for one FITS file each")],
+    position: Annotated[list[str] | None, typer.Option(help="'RA DEC' in degrees or 18:20:48 -16:10:48")] = None,
+    catalog: Annotated[str | None, typer.Option(help="table with RA and DEC, or sky_centroid (path or URL)")] = None,
+    plane: Annotated[list[str] | None, typer.Option(help="planes of the mosaic [default: sci]")] = None,
+    memory: Annotated[str, typer.Option(help="memory for this process")] = "512MiB",
+    storage_option: StorageOption = None,
+) -> None:
+    """Cut stamps out of the mosaic, few or hundreds of thousands."""
+    from streamimg3.sky.positions import parse_position
+
+    if bool(position) == (catalog is not None):
+        raise InputError("give positions either by --position 'RA DEC' or by --catalog FILE")
+    places: Any = catalog
+    if position:
+        pairs = [parse_position(text) for text in position]
+        places = [p[0] for p in pairs], [p[1] for p in pairs]
+    written = api.cutouts(store, places, size, output, plane or ["sci"], memory, **_options(storage_option))
+    typer.echo(f"{written} cut-outs in {output}")
+
+
+@app.command()
 def simulate(
     outdir: Annotated[str, typer.Argument(help="folder for exposures, association and truth")],
     preset: Annotated[str, typer.Option(help="a (4 x 512²), b (8 x 2048²) or c (24 x 2048²)")] = "a",

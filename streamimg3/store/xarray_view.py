@@ -363,6 +363,16 @@ def _masked(plane: xarray.DataArray, mask: xarray.DataArray) -> xarray.DataArray
     return plane.where(mask.variable, 0 if plane.dtype.kind in "iub" else np.nan).astype(plane.dtype)
 
 
+def stamp_dataset(
+    pixels: Mapping[str, NDArray[np.generic]], units: Mapping[str, str], ra: Any, dec: Any, corner: NDArray[np.int64]
+) -> xarray.Dataset:
+    """Return stamps ``(source, y, x)`` by plane, their positions (degrees) and first pixels (n, 2) as a dataset."""
+    planes = {name: (("source", *_AXES), values, {"units": units[name]}) for name, values in pixels.items()}
+    places = {"ra": ("source", ra, _SKY["ra"]), "dec": ("source", dec, _SKY["dec"])}
+    firsts = {"y0": ("source", corner[:, 0]), "x0": ("source", corner[:, 1])}
+    return xarray.Dataset(planes, coords=places | firsts)
+
+
 def open_dataset(url: str, chunks: Any = None, **options: Any) -> xarray.Dataset:
     """Open a dataset that ``.img3.to_zarr`` has written, with its sky index.
 
