@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Task
-from streamimg3.engine.budget import parse_size, share
+from streamimg3.engine.budget import SLACK, parse_size, resident, share, steady_allocator
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
@@ -128,11 +128,15 @@ def cutouts(
     wanted = door.read_catalog(str(positions), storage_options) if named else door.Positions.of(*positions)
     stamps = door.plan_stamps(obs, wanted, size, planes)
     if output is not None:
-        return door.write_stamps(stamps, str(output), storage_options, parse_size(memory))
+        steady_allocator()
+        free = parse_size(memory) - resident() - 2 * SLACK
+        return door.write_stamps(stamps, str(output), storage_options, free)
     from streamimg3.store.xarray_view import stamp_dataset
 
     pixels = door.read(stamps, slice(0, len(stamps)))
-    return stamp_dataset(pixels, dict(zip(stamps.planes, stamps.units, strict=True)), wanted.ra, wanted.dec, stamps.corner)
+    return stamp_dataset(
+        pixels, dict(zip(stamps.planes, stamps.units, strict=True)), wanted.ra, wanted.dec, stamps.corner
+    )
 
 
 def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Observation:

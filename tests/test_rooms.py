@@ -40,6 +40,7 @@ STEPS = {
     "tweakreg",
     "skymatch",
     "outlier_detection",
+    "overviews",
     "resample",
     "source_catalog",
 }
@@ -54,7 +55,7 @@ HOUSE = {
     "stages": room(f"geometry sky kernels store engine {PIECES}", "numpy", itself=False),
     "pipelines": room("stages store engine"),
     "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
-    "report": room("geometry sky store", "numpy matplotlib jinja2"),
+    "report": room("geometry sky store", "numpy matplotlib PIL"),
 }
 FREE = {
     "api",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamimg3.errors import InputError
+from streamimg3.errors import BudgetError, InputError
 from streamimg3.formats.names import absolute, is_remote
 from streamimg3.geometry import Box
 from streamimg3.sky.wcs import Wcs
@@ -26,7 +26,6 @@ from streamimg3.store.layout import PLANES
 F8 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _BLOCK = 2048  # pixels of the mosaic that are read at a time along each side, at least
-_REST = 160 * 2**20  # what a process holds beside stamps and blocks
 _SCHEMA = "streamimg3/cutouts"
 _KINDS = {"float32": -32, "int32": 32, "uint16": 16, "uint32": 32, "uint8": 8}
 
@@ -79,9 +78,7 @@ class Stamps:
     @property
     def inside(self) -> NDArray[np.bool_]:
         """Which stamps have a pixel of the mosaic."""
-        return np.asarray(
-            ((self.corner + self.shape > 0) & (self.corner < self.mosaic)).all(axis=1), dtype=np.bool_
-        )
+        return np.asarray(((self.corner + self.shape > 0) & (self.corner < self.mosaic)).all(axis=1), dtype=np.bool_)
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +125,7 @@ def plan_stamps(
     units = tuple(str(obs.array(f"{document.path}/{p}").attrs["units"]) for p in planes)
     made = Stamps(
         obs, document.path, document.shape, side, positions, corner.astype(np.int64), tuple(planes), units,
-        _cards(obs, document.path),
+        obs.attributes(document.path).get("wcs"),
     )  # fmt: skip
     if not made.inside.any():
         raise InputError(f"none of the {len(made)} positions is on the mosaic of {obs.url}")
@@ -139,21 +136,15 @@ def _has(obs: Observation, path: str) -> bool:
     return obs.backend.get(f"{path}/zarr.json") is not None
 
 
-def _cards(obs: Observation, path: str) -> Mapping[str, float | str] | None:
-    import json
-
-    node = json.loads(obs.backend.get(f"{path}/zarr.json") or b"{}")
-    found: Mapping[str, float | str] | None = node.get("attributes", {}).get("wcs")
-    return found
-
-
 # ---------------------------------------------------------------- reading
 def batches(stamps: Stamps, memory: int, multiple: int = 1) -> Iterator[slice]:
     """Yield the positions that are worked on together, so many that their stamps take half of the memory."""
-    block = _block(stamps) ** 2 * 4
-    free = memory - _REST - 3 * block
-    count = max(1, free // (2 * stamps.nbytes)) if free > 0 else 1
-    count = max(multiple, count // multiple * multiple)
+    count = (memory - 3 * _block(stamps) ** 2 * 4) // (2 * stamps.nbytes) // multiple * multiple
+    if count < multiple:
+        need = 3 * _block(stamps) ** 2 * 4 + 2 * multiple * stamps.nbytes - memory
+        raise BudgetError(
+            f"the memory cannot hold the cut-outs: give at least {-(-need // 2**20)} MiB more by --memory"
+        )
     for start in range(0, len(stamps), count):
         yield slice(start, min(start + count, len(stamps)))
 
@@ -201,9 +192,7 @@ def _grouped(corner: Ints, stamps: Stamps) -> Iterator[tuple[Ints, Box]]:
                 yield np.array([i]), box
 
 
-def _copy(
-    pixels: NDArray[np.generic], window: Box, corner: Ints, members: Ints, out: NDArray[np.generic]
-) -> None:
+def _copy(pixels: NDArray[np.generic], window: Box, corner: Ints, members: Ints, out: NDArray[np.generic]) -> None:
     """Copy the stamps ``members`` out of the pixels of a window."""
     ny, nx = out.shape[1:]
     height, width = window.shape
@@ -230,7 +219,7 @@ def write_stamps(stamps: Stamps, output: str, options: Mapping[str, str], memory
     options : mapping of str to str
         Storage options.
     memory : int
-        Bytes for this process.
+        Bytes that stamps and what is read for them may take.
 
     Returns
     -------
@@ -241,6 +230,8 @@ def write_stamps(stamps: Stamps, output: str, options: Mapping[str, str], memory
     ------
     InputError
         If FITS keywords cannot say the mosaic's WCS.
+    BudgetError
+        If the memory cannot hold the work.
     StoreError
         If something cannot be read or written.
     """

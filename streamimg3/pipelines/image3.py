@@ -8,7 +8,7 @@ from typing import Any
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
-from streamimg3.stages import assign_mtwcs, outlier_detection, resample, skymatch, source_catalog, tweakreg
+from streamimg3.stages import assign_mtwcs, outlier_detection, overviews, resample, skymatch, source_catalog, tweakreg
 from streamimg3.store import Observation
 from streamimg3.store.documents import AlignmentDocument, CatalogDocument, OutlierDocument, RunDocument, SkyDocument
 
@@ -122,6 +122,7 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
         if documents[0].reason:
             reasons[step] = documents[0].reason
         if step == "resample":
+            overviews.run(obs, runner)
             mosaics = tuple(resample.document_name(d.path) for d in documents)
     document = RunDocument("image3", statuses, reasons, mosaics)
     if obs.document(RunDocument) != document:

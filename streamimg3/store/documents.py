@@ -442,3 +442,89 @@ class ResampleDocument(Document):
     map_errors: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
     cost: StageCost = StageCost()
+
+
+@dataclass(frozen=True)
+class OverviewLevel:
+    """The mosaic in pixels ``factor`` times as large: the group of its planes, and its rows and columns."""
+
+    path: str
+    shape: tuple[int, int]
+    factor: int
+
+
+@dataclass(frozen=True)
+class OverviewDocument(Document):
+    """The commit of the overviews of the mosaic, finest first."""
+
+    kind: ClassVar[str] = "overviews"
+    digest: str = ""
+    planes: tuple[str, ...] = ()
+    levels: tuple[OverviewLevel, ...] = ()
+
+
+@dataclass(frozen=True)
+class QaCheck:
+    """One judgement of the report: ``status`` is pass, warn, fail or info; ``rule`` says which values pass and which fail."""
+
+    section: str
+    name: str
+    status: str
+    value: float | None = None
+    unit: str = ""
+    rule: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class QaDocument(Document):
+    """The report in numbers: the worst status of all checks, how the steps ended, and every check."""
+
+    kind: ClassVar[str] = "qa"
+    product: str = ""
+    store: str = ""
+    made: str = ""
+    pipeline: str = ""
+    status: str = "pass"
+    steps: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    checks: tuple[QaCheck, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunInput:
+    """A file that a run has read: SHA-256 by plane for exposures (native bytes as ingested), of the file for others."""
+
+    url: str
+    kind: str
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProvenanceDocument(Document):
+    """Everything that is needed to do a run again, and to see that the result is the same.
+
+    ``parameters`` are the effective ones by step, ``origins`` (by step and name) say where those that are not defaults came
+    from; ``results`` holds the SHA-256 of every array of the result (native bytes, tile by tile).
+    """
+
+    kind: ClassVar[str] = "provenance"
+    pipeline: str = ""
+    arguments: tuple[str, ...] = ()
+    until: str | None = None
+    started: str = ""
+    finished: str = ""
+    store: str = ""
+    output_dir: str = ""
+    memory: str | None = None
+    workers: int | None = None
+    offline: bool = False
+    references: str = ""
+    host: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: tuple[RunInput, ...] = ()
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    origins: dict[str, dict[str, str]] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    products: tuple[str, ...] = ()

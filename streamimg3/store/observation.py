@@ -138,6 +138,12 @@ class Observation:
         node = {"zarr_format": 3, "node_type": "group", "attributes": dict(attrs)}
         self.backend.put(f"{path}/zarr.json".lstrip("/"), json.dumps(node).encode())
 
+    def attributes(self, path: str) -> dict[str, Any]:
+        """Return the attributes of a group, empty where there is none."""
+        node = self.backend.get(f"{path}/zarr.json".lstrip("/"))
+        found: dict[str, Any] = {} if node is None else json.loads(node).get("attributes", {})
+        return found
+
     def consolidate(self) -> None:
         """Gather all array metadata in the root, so that a reader needs one request."""
         import warnings

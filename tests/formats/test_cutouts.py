@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 import streamimg3
-from streamimg3 import InputError, Observation, Session, run
+from streamimg3 import BudgetError, InputError, Observation, Session, run
 from streamimg3.formats import cutouts as door
 from tests.conftest import SKIP, command_line
 
@@ -68,9 +68,11 @@ def test_memory_changes_no_byte(store: Observation, places) -> None:  # type: ig
     """Batches of a few stamps and single reads give the same as one large batch."""
     stamps = door.plan_stamps(store, door.Positions.of(*places), (SIDE, SIDE))
     whole = door.read(stamps, slice(0, 300))["sci"]
-    parts = [door.read(stamps, which)["sci"] for which in door.batches(stamps, 1, 7)]
+    parts = [door.read(stamps, which)["sci"] for which in door.batches(stamps, 3 * 2048**2 * 4 + 20 * stamps.nbytes, 7)]
     assert len(parts) == 43
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(BudgetError, match="MiB more"):
+        next(door.batches(stamps, 2**20))
 
 
 def test_array(store: Observation, places, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
