@@ -1,6 +1,6 @@
 """streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
 
-from streamimg3.api import Session, cutouts, export, ingest, open, open_dataset, plan, run
+from streamimg3.api import Session, cutouts, describe, export, ingest, open, open_dataset, plan, replay, report, run
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
 from streamimg3.store import Exposure, Observation
 
@@ -17,10 +17,13 @@ __all__ = [
     "TaskError",
     "__version__",
     "cutouts",
+    "describe",
     "export",
     "ingest",
     "open",
     "open_dataset",
     "plan",
+    "replay",
+    "report",
     "run",
 ]

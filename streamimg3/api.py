@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,16 @@ from streamimg3.engine import Task
 from streamimg3.engine.budget import SLACK, parse_size, resident, share, steady_allocator
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
+from streamimg3.formats.names import absolute
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
+from streamimg3.parameter_table import CALL, Origins, Parameter, origins_of, table
 from streamimg3.pipelines import image2, image3
 from streamimg3.products import export, export_preview, foreseen
+from streamimg3.provenance import Order, check_same_place, differences, read_record, record, version_notes
+from streamimg3.reporting import LARGEST, Report, report_of_run, write_report
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
+from streamimg3.store.documents import ProvenanceDocument, utc_now
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -26,12 +31,15 @@ __all__ = [
     "DEFAULT_MEMORY",
     "Session",
     "cutouts",
+    "describe",
     "export",
     "export_preview",
     "ingest",
     "open",
     "open_dataset",
     "plan",
+    "replay",
+    "report",
     "run",
     "run_settings",
     "summary",
@@ -269,9 +277,15 @@ def run(
 
 
 def run_settings(
-    pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session, until: str | None = None
+    pipeline: str,
+    inputs: str | Sequence[str],
+    settings: config.Settings,
+    session: Session,
+    until: str | None = None,
+    origins: Origins | None = None,
 ) -> Observation:
-    """Run a pipeline with parameters by step; see :func:`run`."""
+    """Run a pipeline with parameters by step; see :func:`run`. ``origins`` says where they came from."""
+    started = utc_now()
     params = parameters(pipeline, settings, session.progress)
     module = PIPELINES[pipeline.removeprefix("calwebb_")]
     if until is not None and until not in module.STEPS:
@@ -290,5 +304,119 @@ def run_settings(
         if missing is not None:
             bring_pixels(obs, missing, session, runner)
         document = module.run(obs, params, runner, until)
-        export(obs, session, runner, document)
+        written = export(obs, session, runner, document)
+        if session.report:
+            given = origins if origins is not None else origins_of([(CALL, settings)])
+            names = [inputs] if isinstance(inputs, str) else list(inputs)
+            asked = Order(document.pipeline, tuple(map(absolute, names)), settings, given, until, started)
+            told = record(obs, asked, effective(module.STAGES, params), session, runner, written)
+            session.progress.note(f"wrote {told}")
+            report_of_run(obs, session, runner)
     return obs
+
+
+def report(store: str | Observation, output: str | None = None, size: int = LARGEST, **storage_options: str) -> Report:
+    """Write the report of a store: one self-contained page, and the same in numbers (``qa.json``).
+
+    Parameters
+    ----------
+    store : str or Observation
+        The store.
+    output : str, optional
+        Folder, or path or URL ending in ``.html``; default the folder of the store.
+    size : int
+        Pixels along the longest side of the mosaic in it.
+    **storage_options : str
+        Credentials and endpoint.
+
+    Returns
+    -------
+    Report
+        ``page``, ``numbers`` (paths or URLs) and ``status`` (pass, warn or fail).
+
+    Raises
+    ------
+    InputError
+        If no pipeline has run on the store.
+
+    Examples
+    --------
+    >>> streamimg3.report(store, f"{folder}/report.html").status in ("pass", "warn", "fail")
+    True
+    """
+    obs = store if isinstance(store, Observation) else open(store, **storage_options)
+    return write_report(obs, output or obs.url.rpartition("/")[0], dict(obs.options) | storage_options, size)
+
+
+def effective(stages: Mapping[str, Any], params: Params) -> dict[str, dict[str, Any]]:
+    """Return the effective parameters of all steps by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in table(stages, params, {}):
+        found.setdefault(row.step, {})[row.name] = row.value
+    return found
+
+
+def describe(pipeline: str, settings: config.Settings | None = None, origins: Origins | None = None) -> list[Parameter]:
+    """Return every parameter of a pipeline: type, default, unit, meaning, the effective value and where it came from.
+
+    Parameters
+    ----------
+    pipeline : str
+        ``image2`` or ``image3``.
+    settings : dict, optional
+        Parameters by step that are set.
+    origins : mapping, optional
+        By step and name, where they came from.
+
+    Raises
+    ------
+    InputError
+        If the pipeline or a parameter is unknown.
+
+    Examples
+    --------
+    >>> rows = streamimg3.describe("image3", {"resample": {"pixfrac": 0.8}})
+    >>> [(r.value, r.default, r.origin, r.unit) for r in rows if r.step == "resample" and r.name == "pixfrac"]
+    [(0.8, 1.0, 'call', 'input pixel')]
+    """
+    chosen = settings or {}
+    params = parameters(pipeline, chosen, Progress())
+    stages = PIPELINES[pipeline.removeprefix("calwebb_")].STAGES
+    return table(stages, params, origins if origins is not None else origins_of([(CALL, chosen)]))
+
+
+def replay(url: str, session: Session) -> list[str]:
+    """Run again what a run's record says, in another place, and compare.
+
+    Parameters
+    ----------
+    url : str
+        ``<product>_run.json`` of the run.
+    session : Session
+        Output folder (and store, memory, workers) of the new run; parameters and inputs are the record's.
+
+    Returns
+    -------
+    list of str
+        What is different, in inputs and results; empty = every byte of the results is the same.
+
+    Raises
+    ------
+    InputError
+        If the record cannot be read, or the new run would be in the same place.
+    """
+    before = read_record(url, session.storage_options)
+    for note in version_notes(before):
+        session.progress.note(note)
+    for place in (session.store, None if session.store else f"{session.output_dir}/{before.store.rsplit('/', 1)[1]}"):
+        if place is not None:
+            check_same_place(before, place)
+    again = replace(session, offline=before.offline, references=before.references, report=True)
+    inputs = before.arguments[0] if len(before.arguments) == 1 else before.arguments
+    if before.arguments == (before.store,):  # the run had gone on from the store itself
+        inputs = [i.url for i in before.inputs]
+    obs = run_settings(
+        before.pipeline, inputs, config.as_settings(before.settings), again, before.until, before.origins
+    )
+    after = obs.document(ProvenanceDocument)
+    return differences(before, after) if after is not None else ["the new run has left no record"]

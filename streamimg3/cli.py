@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from streamimg3 import api, config
 from streamimg3.engine.budget import show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
+from streamimg3.parameter_table import COMMAND_LINE, FILE, as_toml, origins_of
 from streamimg3.progress import Reporter
 
 app = typer.Typer(
@@ -50,12 +52,17 @@ References = Annotated[
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
 
 
-def _settings(path: str | None, assignments: list[str] | None) -> config.Settings:
+def _layers(path: str | None, assignments: list[str] | None) -> list[tuple[str, config.Settings]]:
+    """What is set, and by whom; later layers win."""
     given: config.Settings = {}
     for text in assignments or []:
         step, name, value = config.parse_assignment(text)
         given.setdefault(step, {})[name] = value
-    return config.merge(config.read_file(path) if path else {}, given)
+    return [(FILE, config.read_file(path) if path else {}), (COMMAND_LINE, given)]
+
+
+def _settings(path: str | None, assignments: list[str] | None) -> config.Settings:
+    return config.merge(*(settings for _, settings in _layers(path, assignments)))
 
 
 def _options(pairs: list[str] | None) -> dict[str, str]:
@@ -84,17 +91,22 @@ def run(
     force_ingest: Force = False,
     offline: Offline = False,
     references: References = "",
+    report_: Annotated[
+        bool, typer.Option("--report/--no-report", help="end with a report and the run's record")
+    ] = True,
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_)
     with Reporter(log_json) as reporter:
         session = api.Session(
-            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references
-        )
+            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references,
+            report_,
+        )  # fmt: skip
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:
-            obs = api.run_settings(pipeline, inputs, settings, session, until)
+            told = origins_of(_layers(config_file, set_))
+            obs = api.run_settings(pipeline, inputs, settings, session, until, told)
             reporter.note(f"store {obs.url}; open it with xarray.open_datatree({obs.url!r}, engine='zarr')")
 
 
@@ -212,6 +224,76 @@ def cutout(
         places = [p[0] for p in pairs], [p[1] for p in pairs]
     written = api.cutouts(store, places, size, output, plane or ["sci"], memory, **_options(storage_option))
     typer.echo(f"{written} cut-outs in {output}")
+
+
+@app.command()
+def report(
+    store: Annotated[str, typer.Argument(help="path or URL of a store that a pipeline has run on")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="X.html or a folder [default: beside the store]")
+    ] = None,
+    size: Annotated[int, typer.Option(help="pixels along the longest side of the mosaic in it")] = 2400,
+    storage_option: StorageOption = None,
+) -> None:
+    """Write the report of a store: one page without a server, and qa.json."""
+    made = api.report(store, output, size, **_options(storage_option))
+    typer.echo(f"{made.status}: {made.page}, {made.numbers}")
+
+
+@app.command()
+def describe(
+    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
+    step: Annotated[str | None, typer.Argument(help="only this step")] = None,
+    config_file: Annotated[str | None, typer.Option("--config", help="parameter file")] = None,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """List every parameter: type, default, unit, meaning, the value it would have and where that comes from."""
+    layers = _layers(config_file, set_)
+    rows = api.describe(pipeline, config.merge(*(s for _, s in layers)), origins_of(layers))
+    known = list(dict.fromkeys(r.step for r in rows))
+    if step is not None and step not in known:
+        raise InputError(f"unknown step '{step}': the steps are {', '.join(known)}")
+    chosen = [r for r in rows if step in (None, r.step)]
+    if as_json:
+        typer.echo(json.dumps([asdict(r) for r in chosen], indent=1))
+        return
+    for row in chosen:
+        default = "" if row.origin == "default" else f" (default {row.default})"
+        unit = f" {row.unit}" if row.unit else ""
+        typer.echo(f"{row.step}.{row.name} = {row.value}{unit}  [{row.type}, {row.origin}{default}]\n    {row.meaning}")
+
+
+@app.command()
+def print_config(
+    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
+    config_file: Annotated[str | None, typer.Option("--config", help="parameter file")] = None,
+    set_: Set = None,
+) -> None:
+    """Write the effective parameters as TOML, which --config reads."""
+    layers = _layers(config_file, set_)
+    typer.echo(as_toml(api.describe(pipeline, config.merge(*(s for _, s in layers)), origins_of(layers))), nl=False)
+
+
+@app.command()
+def replay(
+    record: Annotated[str, typer.Argument(help="<product>_run.json of a run (path or URL)")],
+    output_dir: Annotated[str, typer.Option(help="folder or URL of the new run")],
+    store: Store = None,
+    memory: Memory = api.DEFAULT_MEMORY,
+    workers: Workers = None,
+    storage_option: StorageOption = None,
+    log_json: LogJson = None,
+) -> None:
+    """Run again what a record says, and compare the results byte for byte; ends with 1 if anything differs."""
+    with Reporter(log_json) as reporter:
+        session = api.Session(store, output_dir, memory, workers, _options(storage_option), reporter)
+        found = api.replay(record, session)
+    for line in found:
+        typer.echo(line)
+    if found:
+        raise typer.Exit(1)
+    typer.echo("the same: every array of the results is equal byte for byte")
 
 
 @app.command()

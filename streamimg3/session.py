@@ -46,6 +46,13 @@ class Session:
         Ask no service in the network (files at URLs are still read).
     references : str
         Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
+    report : bool
+        End a run with a report and the run's record beside the products.
+
+    Examples
+    --------
+    >>> Session(output_dir="results", memory="1GiB", workers=2).memory
+    '1GiB'
     """
 
     store: str | None = None
@@ -57,6 +64,7 @@ class Session:
     force: bool = False
     offline: bool = False
     references: str = ""
+    report: bool = True
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
