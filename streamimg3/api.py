@@ -17,7 +17,7 @@ from streamimg3.formats.names import absolute
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.parameter_table import CALL, Origins, Parameter, origins_of, table
 from streamimg3.pipelines import image2, image3
-from streamimg3.products import export, export_preview, foreseen
+from streamimg3.products import export, export_as, export_preview, foreseen
 from streamimg3.provenance import Order, check_same_place, differences, read_record, record, version_notes
 from streamimg3.reporting import LARGEST, Report, report_of_run, write_report
 from streamimg3.session import DEFAULT_MEMORY, Session
@@ -33,6 +33,7 @@ __all__ = [
     "cutouts",
     "describe",
     "export",
+    "export_as",
     "export_preview",
     "ingest",
     "open",

@@ -178,6 +178,10 @@ def export(
     memory: Memory = api.DEFAULT_MEMORY,
     preview: Annotated[bool, typer.Option("--preview", help="also write a PNG of the mosaic")] = False,
     preview_only: Annotated[bool, typer.Option("--preview-only", help="write nothing but the PNG")] = False,
+    as_: Annotated[
+        list[str] | None,
+        typer.Option("--as", help="products, png, jpg, regions (ds9), hips, packed (tile-compressed FITS), packed:16"),
+    ] = None,
     storage_option: StorageOption = None,
     log_json: LogJson = None,
 ) -> None:
@@ -185,7 +189,9 @@ def export(
     options = _options(storage_option)
     with Reporter(log_json) as reporter:
         obs, session = api.open(store, **options), api.Session(store, output_dir, memory, 1, options, reporter)
-        if not preview_only:
+        for form in as_ or []:
+            api.export_as(obs, session, form)
+        if not (preview_only or as_):
             api.export(obs, session)
         if preview or preview_only:
             api.export_preview(obs, session)

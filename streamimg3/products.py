@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, resident
+from streamimg3.engine.budget import MIB, parse_size, resident
 from streamimg3.errors import InputError
 from streamimg3.session import Session
 from streamimg3.store import Observation
@@ -208,8 +208,8 @@ def _catalog(obs: Observation, session: Session) -> list[str]:
     return [export_catalog(obs, session.output_dir, session.storage_options)]
 
 
-def export_preview(obs: Observation, session: Session) -> list[str]:
-    """Write a PNG of every mosaic of a store.
+def export_preview(obs: Observation, session: Session, kind: str = "png") -> list[str]:
+    """Write a picture of every mosaic of a store, ``png`` or ``jpg``.
 
     Returns
     -------
@@ -224,12 +224,75 @@ def export_preview(obs: Observation, session: Session) -> list[str]:
     written = []
     for name in _mosaics(obs):
         root = product if name == MOSAIC else name.removeprefix(f"{MOSAIC}-")
-        url = f"{normalise(session.output_dir)}/{root}_i2d.png"
+        url = f"{normalise(session.output_dir)}/{root}_i2d.{kind}"
         with open_product(url, session.storage_options) as sink:
-            sink.write(preview(obs, name))
+            sink.write(preview(obs, name, kind=kind))
         session.progress.note(f"wrote {url}")
         written.append(url)
     return written
+
+
+def export_as(obs: Observation, session: Session, kind: str) -> list[str]:
+    """Write what a store holds in another form.
+
+    Parameters
+    ----------
+    obs : Observation
+        The store.
+    session : Session
+        Output folder and storage options.
+    kind : str
+        ``products`` (FITS and ECSV), ``png``, ``jpg``, ``regions`` (ds9), ``hips``, ``packed`` (tile-compressed FITS without
+        loss), or ``packed:Q`` (floating-point planes rounded to their noise over Q).
+
+    Returns
+    -------
+    list of str
+        Paths or URLs of what was written.
+
+    Raises
+    ------
+    InputError
+        If the store does not hold what is needed, or the form is unknown.
+    """
+    from streamimg3.formats.catalog import product_url
+    from streamimg3.formats.hips import export_hips
+    from streamimg3.formats.i2d import Packing, export_i2d
+    from streamimg3.formats.regions import export_regions
+
+    destination, options = session.output_dir, session.storage_options
+    name, _, value = kind.partition(":")
+    if name == "products":
+        return export(obs, session)
+    if name in ("png", "jpg"):
+        return export_preview(obs, session, name)
+    if name == "regions":
+        written = export_regions(obs, destination, options)
+    elif name == "hips":
+        written = [export_hips(obs, product_url(obs, destination, "hips.d").removesuffix(".d"))]
+    elif name == "packed":
+        rest = parse_size(session.memory) if session.memory is not None else None
+        written = [export_i2d(obs, destination, options, limit=rest, packing=Packing(_quantum(value)))]
+    else:
+        raise InputError(f"--as {kind}: the forms are {', '.join(FORMS)}")
+    for url in written:
+        session.progress.note(f"wrote {url}")
+    return written
+
+
+FORMS = ("products", "png", "jpg", "regions", "hips", "packed", "packed:16")
+
+
+def _quantum(text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise InputError(f"--as packed:{text}: write for example packed:16, noise over 16")
+    return value
 
 
 def _mosaics(obs: Observation) -> list[str]:

@@ -54,7 +54,7 @@ HOUSE = {
     # a step never imports another step; the pieces that steps are made of are modules that any step may use
     "stages": room(f"geometry sky kernels store engine {PIECES}", "numpy", itself=False),
     "pipelines": room("stages store engine"),
-    "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
+    "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml zarr reproject"),
     "report": room("geometry sky store", "numpy matplotlib PIL"),
 }
 FREE = {

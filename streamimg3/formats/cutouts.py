@@ -78,7 +78,7 @@ class Stamps:
     @property
     def inside(self) -> NDArray[np.bool_]:
         """Which stamps have a pixel of the mosaic."""
-        return np.asarray(((self.corner + self.shape > 0) & (self.corner < self.mosaic)).all(axis=1), dtype=np.bool_)
+        return _reaching(self.corner, self.shape, self.mosaic)
 
     @property
     def nbytes(self) -> int:
@@ -168,12 +168,18 @@ def read(stamps: Stamps, which: slice) -> dict[str, NDArray[np.generic]]:
     return made
 
 
+def _reaching(corner: Ints, shape: tuple[int, int], mosaic: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which stamps have a pixel of the mosaic."""
+    found: NDArray[np.bool_] = ((corner + np.array(shape) > 0) & (corner < np.array(mosaic))).all(axis=1)
+    return found
+
+
 def _grouped(corner: Ints, stamps: Stamps) -> Iterator[tuple[Ints, Box]]:
     """Stamps that begin in the same block of the mosaic, and the window that holds them; sparse ones by themselves."""
     side = _block(stamps)
     whole = Box.of_shape(stamps.mosaic)
     block = np.clip(corner, 0, None) // side
-    reach = ((corner + stamps.shape > 0) & (corner < stamps.mosaic)).all(axis=1)
+    reach = _reaching(corner, stamps.shape, stamps.mosaic)
     order = np.lexsort((corner[:, 1], corner[:, 0], block[:, 1], block[:, 0]))
     order = order[reach[order]]
     edges = np.flatnonzero(np.any(np.diff(block[order], axis=0) != 0, axis=1)) + 1
@@ -465,7 +471,7 @@ def _data(pixels: NDArray[np.generic]) -> bytes:
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize > 1:
         signed = np.dtype(f">i{pixels.dtype.itemsize}")
         shifted = pixels.astype(np.int64) - 2 ** (8 * pixels.dtype.itemsize - 1)
-        data = shifted.astype(signed).tobytes()
+        data: bytes = shifted.astype(signed).tobytes()
     else:
         data = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
     return data + bytes(-len(data) % 2880)

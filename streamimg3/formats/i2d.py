@@ -6,6 +6,7 @@ import os
 import posixpath
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -41,6 +42,13 @@ _ALONE = "rectified-"  # begins the name of the mosaic of a single exposure
 _LEAST = 16  # rows of a band, however small the memory
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How images are compressed: without loss, or floating-point planes rounded to the noise over ``quantize``."""
+
+    quantize: float | None = None
+
+
 def export_i2d(
     obs: Observation,
     destination: str,
@@ -49,6 +57,7 @@ def export_i2d(
     name: str = "resample",
     limit: int | None = None,
     statuses: Mapping[str, str] | None = None,
+    packing: Packing | None = None,
 ) -> str:
     """Write a mosaic of the store as a FITS file.
 
@@ -66,6 +75,8 @@ def export_i2d(
         Bytes that this process may hold altogether; bands are made lower to keep to it.
     statuses : mapping of str to str, optional
         Status of the pipeline's steps (``{"tweakreg": "SKIPPED"}``) for the ``S_xxxxxx`` keywords.
+    packing : Packing, optional
+        Compress the images tile by tile; the name then ends in ``.fits.fz``.
 
     Returns
     -------
@@ -86,6 +97,13 @@ def export_i2d(
     if limit is not None and is_remote(url):
         limit -= UPLOAD_MEMORY
     units = _units(obs, _mosaic(obs, document, url, statuses or {}), limit)
+    if packing is not None:
+        from streamimg3.formats.fits_packed import write_packed
+
+        url = f"{url}.fz"
+        with open_product(url, options) as product:
+            write_packed(product, units, packing.quantize)
+        return url
     with open_product(url, options) as product:
         write_units(product, units)
     return url

@@ -40,7 +40,7 @@ def largest(counts: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Return the largest of every 2 x 2 pixels."""
     even = _even(counts)
     pairs = np.maximum(even[0::2], even[1::2])
-    return np.maximum(pairs[:, 0::2], pairs[:, 1::2])
+    return np.asarray(np.maximum(pairs[:, 0::2], pairs[:, 1::2]), np.uint16)
 
 
 def _summed(values: F4) -> F4:

@@ -77,7 +77,7 @@ def checks_html(checks: Sequence[QaCheck], where: bool = False) -> str:
         return ""
     rows = []
     for check in checks:
-        value = "" if check.value is None else f"{show(check.value)} {escape(check.unit)}"
+        value = "" if check.value is None else f"{show(float(f'{check.value:.4g}'))} {escape(check.unit)}"
         name = f"{escape(check.section)}: {escape(check.name)}" if where else escape(check.name)
         rule = f'<div class="rule">{escape(check.rule)}</div>' if check.rule else ""
         rows.append(

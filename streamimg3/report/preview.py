@@ -62,8 +62,8 @@ def binned(obs: Observation, path: str, shape: tuple[int, int], size: int, rows:
     return Binned(out, factor)
 
 
-def preview(obs: Observation, name: str = "resample", size: int = 1000) -> bytes:
-    """Return a PNG of a mosaic.
+def preview(obs: Observation, name: str = "resample", size: int = 1000, kind: str = "png") -> bytes:
+    """Return a picture of a mosaic with north arrow, scale bar and colour bar.
 
     Parameters
     ----------
@@ -73,6 +73,8 @@ def preview(obs: Observation, name: str = "resample", size: int = 1000) -> bytes
         Document of the mosaic.
     size : int
         Longest side of the image in pixels.
+    kind : str
+        ``png`` or ``jpg``.
 
     Raises
     ------
@@ -87,7 +89,7 @@ def preview(obs: Observation, name: str = "resample", size: int = 1000) -> bytes
         raise InputError(f"{obs.url}: the mosaic holds no value to show")
     wcs = Wcs("gwcs", document.wcs_asdf.encode("latin-1"), document.shape)
     unit = str(obs.array(f"{document.path}/sci").attrs["units"])
-    return _draw(small, wcs, document.pixel_scale, "" if unit == "1" else unit)
+    return _draw(small, wcs, document.pixel_scale, "" if unit == "1" else unit, kind)
 
 
 def limits(values: F4) -> tuple[float, float, float]:
@@ -99,7 +101,7 @@ def limits(values: F4) -> tuple[float, float, float]:
     return black, max(float(high), black + 4.0 * noise), 3.0 * noise
 
 
-def _draw(small: Binned, wcs: Wcs, pixel_scale: float, unit: str) -> bytes:
+def _draw(small: Binned, wcs: Wcs, pixel_scale: float, unit: str, kind: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import AsinhNorm
     from matplotlib.figure import Figure
@@ -127,7 +129,7 @@ def _draw(small: Binned, wcs: Wcs, pixel_scale: float, unit: str) -> bytes:
     _scale_bar(axes, nx, ny, pixel_scale * small.factor)
     _compass(axes, nx, ny, wcs)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    figure.savefig(stream, format=kind)
     return stream.getvalue()
 
 

@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamimg3.engine import Outcome, Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
@@ -139,7 +140,8 @@ def work(task: Task, *, obs: Observation, source: str, level: OverviewLevel) -> 
     fine = obs.array(f"{source}/sci").shape
     box = Box(2 * tile.y0, 2 * tile.x0, min(2 * tile.y1, fine[0]), min(2 * tile.x1, fine[1]))
     sci, wht, count = (obs.window(f"{source}/{plane}", (), box) for plane in PLANES)
-    made = (*halved(sci.astype(np.float32), wht.astype(np.float32)), largest(count.astype(np.uint16)))
-    for plane, values in zip(PLANES, made, strict=True):
+    mean, weight = halved(sci.astype(np.float32), wht.astype(np.float32))
+    made: dict[str, NDArray[np.generic]] = {"sci": mean, "wht": weight, "ncontrib": largest(count.astype(np.uint16))}
+    for plane, values in made.items():
         obs.write(f"{level.path}/{plane}", (), tile, values)
     return {"overviews": time.process_time() - start}

@@ -33,7 +33,7 @@ def alignment(obs: Observation) -> Section | None:
     scale = pixel_scale(exposures[0].wcs)
     rms = [a.rms for a in entries if a.rms is not None]
     if rms:
-        judge.at_most("largest rms of a fit", max(rms) / scale, 0.2, 0.6, "pixel", f"{1000 * max(rms):.1f} mas")
+        judge.at_most("largest rms of a fit", max(rms) / scale, 0.3, 1.0, "pixel", f"{1000 * max(rms):.1f} mas")
         fewest = min(a.matched for a in entries if a.status == "SUCCESS")
         judge.at_least("fewest matched stars", fewest, 10, 4)
     rows = tuple(
@@ -104,7 +104,7 @@ def _residuals(obs: Observation, judge: Judge, scale: float) -> list[Figure]:
         f"{len(first)} stars, each with the nearest one of another exposure within 1.5 pixel; median {spread:.1f} mas."
     )
     by_exposure = Plot(Axis("exposure"), Axis("median residual, mas"))
-    numbers = np.unique(exposure[first])
+    numbers = np.unique(exposure[first]).astype(float)
     for part, name, colour in ((east, "east", "#2563eb"), (north, "north", "#d97706")):
         medians = [float(np.median(part[exposure[first] == n])) for n in numbers]
         by_exposure.points(numbers, medians, name, colour, size=4)

@@ -42,7 +42,7 @@ def background(obs: Observation) -> Section | None:
         rms = [math.sqrt(sum(d * d for d in part) / len(part)) for part in (before, after)]
         why = f"{rms[0]:.4g} before, {rms[1]:.4g} {unit} after"
         judge.at_most("differences after over before (rms)", rms[1] / rms[0] if rms[0] else 0.0, 0.5, 1.0, "", why)
-        number = np.arange(1, len(before) + 1)
+        number = np.arange(1.0, len(before) + 1)
         titles = [f"{names[document.items[i][0]]} − {names[document.items[j][0]]}" for i, j in pairs]
         plot = Plot(Axis("overlap"), Axis(f"difference, {unit}"))
         plot.points(number, before, "before", "#94a3b8", titles, 3.5)

@@ -65,8 +65,8 @@ def _depth(obs: Observation, document: ResampleDocument, unit: str) -> list[Figu
     if not np.isfinite(values).any():
         return []
     label = f"standard error, {unit}" if plane == "err" else "weight"
-    good = np.sort(values[np.isfinite(values)].astype(float))
-    area = (document.pixel_scale * small.factor / 60.0) ** 2 * np.arange(1, len(good) + 1)
+    good: F8 = np.sort(values[np.isfinite(values)].astype(np.float64))
+    area = (document.pixel_scale * small.factor / 60.0) ** 2 * np.arange(1.0, len(good) + 1)
     if plane == "wht":
         good = good[::-1]
     step = max(1, len(good) // 400)

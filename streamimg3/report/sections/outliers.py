@@ -32,7 +32,8 @@ def outliers(obs: Observation) -> Section | None:
     fraction = [n / math.prod(r.shape) for n, r in zip(document.flagged, records, strict=True)]
     judge.at_most("largest fraction flagged", max(fraction), 0.05, 0.15, "", records[int(np.argmax(fraction))].name)
     middle = float(np.median(fraction))
-    judge.at_most("largest over median fraction", max(fraction) / middle if middle else math.nan, 3.0, 10.0)
+    if middle > 1e-4:
+        judge.at_most("largest over median fraction", max(fraction) / middle, 3.0, 10.0)
     titles = [
         f"{r.name}: {n} pixels, {100 * f:.3f} %" for r, n, f in zip(records, document.flagged, fraction, strict=True)
     ]

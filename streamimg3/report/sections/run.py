@@ -111,7 +111,8 @@ def parameters(obs: Observation) -> Section | None:
     provenance = obs.document(ProvenanceDocument)
     if provenance is None:
         return None
-    changed, rest = [], []
+    changed: list[tuple[str, ...]] = []
+    rest: list[tuple[str, ...]] = []
     for step, values in provenance.parameters.items():
         for name, value in values.items():
             origin = provenance.origins.get(step, {}).get(name, "default")
