@@ -307,11 +307,11 @@ def run_settings(
         document = module.run(obs, params, runner, until)
         written = export(obs, session, runner, document)
         if session.report:
-            given = origins if origins is not None else origins_of([(CALL, settings)])
+            told = origins if origins is not None else origins_of([(CALL, settings)])
             names = [inputs] if isinstance(inputs, str) else list(inputs)
-            asked = Order(document.pipeline, tuple(map(absolute, names)), settings, given, until, started)
-            told = record(obs, asked, effective(module.STAGES, params), session, runner, written)
-            session.progress.note(f"wrote {told}")
+            asked = Order(document.pipeline, tuple(map(absolute, names)), settings, told, until, started)
+            url = record(obs, asked, effective(module.STAGES, params), session, runner, written)
+            session.progress.note(f"wrote {url}")
             report_of_run(obs, session, runner)
     return obs
 
@@ -413,7 +413,7 @@ def replay(url: str, session: Session) -> list[str]:
         if place is not None:
             check_same_place(before, place)
     again = replace(session, offline=before.offline, references=before.references, report=True)
-    inputs = before.arguments[0] if len(before.arguments) == 1 else before.arguments
+    inputs: Sequence[str] = before.arguments
     if before.arguments == (before.store,):  # the run had gone on from the store itself
         inputs = [i.url for i in before.inputs]
     obs = run_settings(

@@ -49,20 +49,25 @@ References = Annotated[
     str,
     typer.Option(help="where image2 finds reference files: folder or URL, an earlier run's _references.json, or crds"),
 ]
+GridFrom = Annotated[
+    str | None, typer.Option(help="put the mosaic on the grid of this one: a store, or a FITS or ASDF file")
+]
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
 
 
-def _layers(path: str | None, assignments: list[str] | None) -> list[tuple[str, config.Settings]]:
+def _layers(
+    path: str | None, assignments: list[str] | None, grid: str | None = None
+) -> list[tuple[str, config.Settings]]:
     """What is set, and by whom; later layers win."""
-    given: config.Settings = {}
+    given: config.Settings = {"resample": {"output_wcs": grid}} if grid else {}
     for text in assignments or []:
         step, name, value = config.parse_assignment(text)
         given.setdefault(step, {})[name] = value
     return [(FILE, config.read_file(path) if path else {}), (COMMAND_LINE, given)]
 
 
-def _settings(path: str | None, assignments: list[str] | None) -> config.Settings:
-    return config.merge(*(settings for _, settings in _layers(path, assignments)))
+def _settings(path: str | None, assignments: list[str] | None, grid: str | None = None) -> config.Settings:
+    return config.merge(*(settings for _, settings in _layers(path, assignments, grid)))
 
 
 def _options(pairs: list[str] | None) -> dict[str, str]:
@@ -91,12 +96,13 @@ def run(
     force_ingest: Force = False,
     offline: Offline = False,
     references: References = "",
+    grid_from: GridFrom = None,
     report_: Annotated[
         bool, typer.Option("--report/--no-report", help="end with a report and the run's record")
     ] = True,
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
-    settings = _settings(config_file, set_)
+    settings = _settings(config_file, set_, grid_from)
     with Reporter(log_json) as reporter:
         session = api.Session(
             store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references,
@@ -105,7 +111,7 @@ def run(
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:
-            told = origins_of(_layers(config_file, set_))
+            told = origins_of(_layers(config_file, set_, grid_from))
             obs = api.run_settings(pipeline, inputs, settings, session, until, told)
             reporter.note(f"store {obs.url}; open it with xarray.open_datatree({obs.url!r}, engine='zarr')")
 

@@ -22,6 +22,7 @@ from streamimg3.store.documents import AssociationDocument, CalibrationDocument
 if TYPE_CHECKING:
     from streamimg3.formats.association import Association
     from streamimg3.formats.ingest import Found
+    from streamimg3.formats.ingest_changes import Change, Prints
     from streamimg3.formats.sources import Opener
     from streamimg3.store import ExposureRecord
 
@@ -33,7 +34,8 @@ _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 class Missing:
     """Pixels that are still to be brought in: the association, what its headers say, the tasks, and the digest.
 
-    ``calibration`` is what is done to them on the way, ``means`` the tasks that come before: means of backgrounds.
+    ``calibration`` is what is done to them on the way, ``means`` the tasks that come before: means of backgrounds;
+    ``change`` says which exposures are in the store already.
     """
 
     association: Association
@@ -42,6 +44,7 @@ class Missing:
     mark: str
     calibration: CalibrationDocument | None = None
     means: tuple[Task, ...] = ()
+    change: Change | None = None
 
 
 def bring_headers(
@@ -81,6 +84,7 @@ def bring_headers(
         If the memory cannot hold the tasks.
     """
     from streamimg3.formats import ingest as door
+    from streamimg3.formats import ingest_changes as changes
     from streamimg3.formats.association import read_inputs
     from streamimg3.formats.sources import open_sources
 
@@ -98,13 +102,19 @@ def bring_headers(
         session.progress.note(note)
     plan = plan.dated(obs) if plan else None
     members = association.members if plan else association.science
-    mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
+    prints = door.fingerprints(members, session.storage_options)
+    mark = digest(1, prints, *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
-    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+    different = not _same_members(obs, [m.url for m in association.science])
+    if root.get("ingested") and not session.force and plan is None:
+        missing = _changes(obs, association, prints, mark, session)
+        if missing is not None:
+            return obs, missing
+    if root.get("ingested") and not session.force and different:
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
@@ -119,8 +129,28 @@ def bring_headers(
         door.create(obs, association, found)
         if plan:
             plan.create(obs, found[0].record.bunit)
+        if plan is None:
+            changes.note_members(obs, association, prints)
         ledger.mark("_created")
     return obs, Missing(association, found, tasks, mark, plan.document if plan else None, means)
+
+
+def _changes(obs: Observation, association: Association, prints: Prints, mark: str, session: Session) -> Missing | None:
+    """Make room for what has joined or left, or been replaced; None where the store has none of the files as they are."""
+    from streamimg3.formats import ingest_changes as changes
+
+    if obs.document(CalibrationDocument) is not None:
+        return None
+    change = changes.changed(obs, association, prints, session.storage_options)
+    if change is None:
+        return None
+    tasks = _ingest_tasks([f for f in change.found if f.member not in change.kept])
+    if tasks:
+        session.runner(obs.url).require(tasks)
+    session.progress.note(changes.told(change, association))
+    changes.apply(obs, association, change)
+    changes.note_members(obs, association, prints)
+    return Missing(association, change.found, tasks, mark, change=change)
 
 
 def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
@@ -155,7 +185,13 @@ def bring_pixels(obs: Observation, missing: Missing, session: Session, runner: R
         runner.fill(average, missing.means, Ledger(obs.backend, "bkg_subtract", missing.mark))
     work = partial(_ingest_work, obs=obs, mark=missing.mark, options=options, calibration=mark)
     ledger = Ledger(obs.backend, "ingest", missing.mark)
-    runner.fill(work, missing.tasks, ledger)
+    if missing.tasks:
+        runner.fill(work, missing.tasks, ledger)
+    if missing.change is not None:
+        from streamimg3.formats import ingest_changes as changes
+
+        changes.commit(obs, missing.change, missing.mark)
+        return
     door.commit(obs, missing.found, missing.mark)
 
 

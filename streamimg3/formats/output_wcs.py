@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from streamimg3.errors import InputError
 from streamimg3.formats.local_copy import open_seekable
 from streamimg3.sky.mosaic_frame import as_asdf, from_fits_cards
-from streamimg3.store.documents import OutputWcsDocument
+from streamimg3.store import Observation
+from streamimg3.store.documents import OutputWcsDocument, ResampleDocument
 
 
 def read_output_wcs(url: str, options: Mapping[str, str]) -> OutputWcsDocument:
@@ -19,7 +20,8 @@ def read_output_wcs(url: str, options: Mapping[str, str]) -> OutputWcsDocument:
     ----------
     url : str
         ``.asdf`` with the key ``wcs`` (and optionally ``pixel_scale`` in arcsec, ``pixel_area``, ``pixel_shape``,
-        ``array_shape``), a FITS file whose first celestial header is used, or header text (``.hdr``, ``.txt``).
+        ``array_shape``), a FITS file whose first celestial header is used, header text (``.hdr``, ``.txt``), or a store, whose
+        mosaic's frame is used.
     options : mapping
         Storage options of the URL.
 
@@ -28,9 +30,19 @@ def read_output_wcs(url: str, options: Mapping[str, str]) -> OutputWcsDocument:
     InputError
         If the file holds no usable WCS or no shape.
     """
+    if url.rstrip("/").endswith(".zarr"):
+        return _from_store(url, options)
     with open_seekable(url, options) as stream:
         data = stream.read()
     return _from_asdf(url, data) if url.endswith(".asdf") else _from_fits(url, data)
+
+
+def _from_store(url: str, options: Mapping[str, str]) -> OutputWcsDocument:
+    """The frame of another store's mosaic: filters that are to lie on one grid."""
+    found = Observation.at(url, options).document(ResampleDocument)
+    if found is None:
+        raise InputError(f"{url} holds no finished mosaic to take the grid from: run image3 on it first")
+    return OutputWcsDocument(url, found.wcs_asdf, found.shape, found.pixel_scale)
 
 
 def _from_asdf(url: str, data: bytes) -> OutputWcsDocument:

@@ -18,6 +18,7 @@ from streamimg3.sky import footprint
 from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, given_frame, linear_terms, mosaic_frame
 from streamimg3.sky.pixmap import PixelMap, Sampling
 from streamimg3.sky.wcs import Wcs
+from streamimg3.stages import tile_marks
 from streamimg3.stages.layers import (
     Selection,
     Setup,
@@ -393,17 +394,35 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     tasks = _tasks(setup, maps)
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
+    marks = tile_marks.marks_of(setup, target.exposures, tasks, params.sampling, target.exposures[0].record.bunit)
     if _CREATED not in ledger.done():
-        obs.retract(name)
-        ledger.forget_others()
-        _create(obs, setup, target.exposures[0].record.bunit)
-        ledger.mark(_CREATED)
+        _begin(obs, setup, target, ledger, marks)
     obs.backend.sweep()
     setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
+    tile_marks.write_marks(obs, name, marks)
     obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})
     errors = [None if math.isnan(m.error) else m.error for m in maps]
     return _document(setup, target, params, errors, StageCost.of(outcome)), True
+
+
+def _begin(obs: Observation, setup: Setup, target: Target, ledger: Ledger, marks: tile_marks.TileMarks) -> None:
+    """Make room for a mosaic; the tiles of the one before that would come out the same are kept."""
+    name = ledger.stage
+    before = tile_marks.read_marks(obs, name)
+    kept = tile_marks.unchanged(before, marks)
+    obs.retract(name)
+    ledger.forget_others()
+    if kept:
+        tile_marks.write_marks(obs, name, tile_marks.TileMarks(marks.canvas, {key: marks.tiles[key] for key in kept}))
+        obs.backend.remove_tree(f"{setup.path}/segmentation")
+        tile_marks.clear_tiles(obs, setup, {k: v for k, v in before.tiles.items() if k not in marks.tiles})
+        for key in sorted(kept):
+            ledger.mark(key)
+    else:
+        tile_marks.write_marks(obs, name, tile_marks.TileMarks())
+        _create(obs, setup, target.exposures[0].record.bunit)
+    ledger.mark(_CREATED)
 
 
 def _create(obs: Observation, setup: Setup, bunit: str | None) -> None:

@@ -212,6 +212,14 @@ class Observation:
         grid = _Grid("exposure", (count, *shape), (1, *chunk), (1, *shard))
         self._create_planes(stack_path(shape, cubes), grid, planes)
 
+    def resize_stack(self, shape: tuple[int, int], count: int) -> None:
+        """Make every plane of a stack of images hold ``count`` exposures; what lies beyond is dropped, what is new is empty."""
+        path = stack_path(shape)
+        for name in self.backend.keys(path):
+            if name in layout.PLANES and (array := _open(self.url, self.options, f"{path}/{name}")).shape[0] != count:
+                array.resize((count, *shape))
+        _forget_arrays()
+
     def create_cubes(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
         """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit."""
         grid = _Grid("integration", (count, *shape), *layout.cube_chunking(shape, count))

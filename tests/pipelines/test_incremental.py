@@ -1,0 +1,115 @@
+"""Exposures join, leave or move: only the tiles they touch are made again, and the bytes are those of a fresh run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamimg3 import Observation, Session, run
+from streamimg3.formats.simulate import Field, simulate
+from tests.conftest import SKIP
+from tests.pipelines.conftest import Recorder, sums_of
+
+GRID = {"crval": (150.1165, 2.2), "crpix": (300.0, 300.0), "output_shape": (600, 600), "rotation": 0.0, "tile": 64}
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pointings beside each other, three dithers each, of 128² pixels."""
+    return simulate(tmp_path_factory.mktemp("field"), Field(shape=(128, 128), dithers=3, mosaic=(1, 2)))
+
+
+def _with(field: Path, chosen: list[int], folder: Path) -> Path:
+    """The same association with some of its members."""
+    tree = json.loads(field.read_text())
+    members = tree["products"][0]["members"]
+    for member in members:
+        member["expname"] = str(field.parent / member["expname"])
+    tree["products"][0]["members"] = [members[i] for i in chosen]
+    folder.mkdir(exist_ok=True)
+    (folder / field.name).write_text(json.dumps(tree))
+    return folder / field.name
+
+
+def _run(association: Path, folder: Path, **steps: Any) -> tuple[Observation, Recorder]:
+    told = Recorder()
+    session = Session(output_dir=str(folder), workers=1, progress=told, report=False)
+    return run("image3", str(association), session=session, **({**SKIP, "resample": GRID} | steps)), told
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]), ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4]), ([0, 1, 2], [0, 3, 2])],
+)
+def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], after: list[int]) -> None:
+    """One joins, one leaves, one takes the place of another; files that stay are not read again."""
+    _run(_with(field, before, tmp_path / "a"), tmp_path / "kept")
+    grown, told = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept")
+    fresh, everything = _run(_with(field, after, tmp_path / "b"), tmp_path / "fresh")
+    assert sums_of(grown) == sums_of(fresh)
+    kept = len(set(before) & set(after))
+    assert f"ingest: {kept} files kept, {len(after) - kept} added, {len(before) - kept} gone" in told.notes
+    assert (
+        told.outcomes["ingest"].tasks_done == len(after) - kept if len(after) > kept else "ingest" not in told.outcomes
+    )
+    redone, all_tiles = told.outcomes["resample"].tasks_done, everything.outcomes["resample"].tasks_done
+    assert 0 < redone <= 0.75 * all_tiles and told.outcomes["resample"].tasks_kept == all_tiles - redone
+    assert [r.name for r in grown.records()] == [r.name for r in fresh.records()]
+    assert [r.checksums for r in grown.records()] == [r.checksums for r in fresh.records()]
+    again, _ = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept")
+    assert sums_of(again) == sums_of(fresh)
+
+
+def test_the_whole_pipeline_is_equal_too(field: Path, tmp_path: Path) -> None:
+    """With alignment, sky, outliers and catalogue: what depends on all exposures is worked out again."""
+    steps: dict[str, Any] = {name: {} for name in SKIP} | {"tweakreg": {"minobj": 5}}
+    _run(_with(field, [0, 1, 2, 3, 4], tmp_path / "a"), tmp_path / "kept", **steps)
+    grown, _ = _run(_with(field, [0, 1, 2, 3, 4, 5], tmp_path / "b"), tmp_path / "kept", **steps)
+    fresh, _ = _run(_with(field, [0, 1, 2, 3, 4, 5], tmp_path / "b"), tmp_path / "fresh", **steps)
+    assert sums_of(grown) == sums_of(fresh)
+    for column in ("label", "isophotal_flux", "sky_centroid.ra"):
+        np.testing.assert_array_equal(grown.array(f"catalog/{column}")[...], fresh.array(f"catalog/{column}")[...])
+    flags = [np.asarray(o.exposures()[i].read("outlier", _whole()).sum()) for o in (grown, fresh) for i in range(6)]
+    assert flags[:6] == flags[6:]
+
+
+def _whole():  # type: ignore[no-untyped-def]
+    from streamimg3.geometry import Box
+
+    return Box(0, 0, 128, 128)
+
+
+def test_an_exposure_that_moves(field: Path, tmp_path: Path) -> None:
+    """A correction of one exposure redoes the tiles where it was and where it is."""
+    from streamimg3.engine import Runner
+    from streamimg3.sky.correction import Correction
+    from streamimg3.stages import resample
+    from streamimg3.store.documents import AlignedExposure, AlignmentDocument
+
+    association = _with(field, [0, 1, 2, 3, 4, 5], tmp_path / "a")
+    params = resample.Params(**GRID)
+    sums = []
+    for name in ("kept", "fresh"):
+        obs, _ = _run(association, tmp_path / name, resample={"skip": True} if name == "fresh" else GRID)
+        moved = Correction("tangent", (1.0, 0.0, 0.0, 1.0), (0.05, 0.02), (0.0, 0.0, 0.0), "")
+        entries = [AlignedExposure("REFERENCE")] * 5 + [AlignedExposure("SUCCESS", correction=moved)]
+        obs.commit(AlignmentDocument(exposures=tuple(entries)))
+        told = Recorder()
+        resample.run(obs, params, Runner(progress=told))
+        sums.append(sums_of(obs))
+        tiles = told.outcomes["resample"]
+        assert tiles.tasks_kept == 0 if name == "fresh" else 0 < tiles.tasks_done < tiles.tasks_kept + tiles.tasks_done
+    assert sums[0] == sums[1]
+
+
+def test_another_store_is_still_refused(field: Path, tmp_path: Path) -> None:
+    """A store that has none of the files is not taken over."""
+    from streamimg3 import InputError
+
+    _run(_with(field, [0, 1], tmp_path / "a"), tmp_path / "kept")
+    with pytest.raises(InputError, match="holds other exposures"):
+        _run(_with(field, [2, 3], tmp_path / "b"), tmp_path / "kept")
