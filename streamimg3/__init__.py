@@ -1,6 +1,20 @@
 """streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
 
-from streamimg3.api import Session, cutouts, describe, export, ingest, open, open_dataset, plan, replay, report, run
+from streamimg3.api import (
+    Session,
+    catalog_multi,
+    cutouts,
+    describe,
+    export,
+    ingest,
+    open,
+    open_dataset,
+    plan,
+    replay,
+    report,
+    rgb,
+    run,
+)
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
 from streamimg3.store import Exposure, Observation
 
@@ -16,6 +30,7 @@ __all__ = [
     "StreamImgError",
     "TaskError",
     "__version__",
+    "catalog_multi",
     "cutouts",
     "describe",
     "export",
@@ -25,5 +40,6 @@ __all__ = [
     "plan",
     "replay",
     "report",
+    "rgb",
     "run",
 ]

@@ -15,6 +15,7 @@ from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
+from streamimg3.multi import catalog_multi
 from streamimg3.parameter_table import CALL, Origins, Parameter, origins_of, table
 from streamimg3.pipelines import image2, image3
 from streamimg3.products import export, export_as, export_preview, foreseen
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MEMORY",
     "Session",
+    "catalog_multi",
     "cutouts",
     "describe",
     "export",
@@ -41,6 +43,7 @@ __all__ = [
     "plan",
     "replay",
     "report",
+    "rgb",
     "run",
     "run_settings",
     "summary",

@@ -16,6 +16,7 @@ import typer
 from streamimg3 import api, config
 from streamimg3.engine.budget import show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
+from streamimg3.multi import RADII
 from streamimg3.parameter_table import COMMAND_LINE, FILE, as_toml, origins_of
 from streamimg3.progress import Reporter
 
@@ -306,6 +307,60 @@ def replay(
     if found:
         raise typer.Exit(1)
     typer.echo("the same: every array of the results is equal byte for byte")
+
+
+def _named_stores(texts: list[str], options: dict[str, str]) -> dict[str, str]:
+    """Filters by name: given as NAME=STORE, else by the header of the first exposure."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, store = text.partition("=")
+        if not equals:
+            name, store = api.filter_name(text, options), text
+        if name in named:
+            raise InputError(f"two stores are of filter {name}: name them as NAME=STORE")
+        named[name] = store
+    return named
+
+
+@app.command()
+def catalog_multi(
+    stores: Annotated[list[str], typer.Argument(help="stores of single filters on one grid, or NAME=STORE")],
+    output_dir: OutputDir = ".",
+    store: Annotated[str | None, typer.Option(help="of the result [default: OUTPUT_DIR/multi.zarr]")] = None,
+    detection: Annotated[str, typer.Option(help="ivar (inverse-variance mean) or chi2")] = "ivar",
+    radius: Annotated[
+        list[float] | None, typer.Option(help="of circular apertures, arcsec [default: 0.1, 0.25]")
+    ] = None,
+    memory: Memory = api.DEFAULT_MEMORY,
+    workers: Workers = None,
+    config_file: Annotated[str | None, typer.Option("--config", help="parameter file")] = None,
+    set_: Set = None,
+    storage_option: StorageOption = None,
+    log_json: LogJson = None,
+) -> None:
+    """One catalogue over several filters, from a detection image of all of them."""
+    settings, options = _settings(config_file, set_), _options(storage_option)
+    wrong = sorted(set(settings) - {"source_catalog"})
+    if wrong:
+        raise InputError(f"catalog-multi takes parameters of source_catalog only, not of {wrong[0]}")
+    with Reporter(log_json) as reporter:
+        session = api.Session(store, output_dir, memory, workers, options, reporter)
+        named = _named_stores(stores, options)
+        obs = api.catalog_multi(named, session, detection, radius or RADII, settings.get("source_catalog"))
+        reporter.note(f"store {obs.url}")
+
+
+@app.command()
+def rgb(
+    red: Annotated[str, typer.Argument(help="store of the reddest filter")],
+    green: Annotated[str, typer.Argument(help="store on the same grid")],
+    blue: Annotated[str, typer.Argument(help="store on the same grid")],
+    output: Annotated[str, typer.Option("-o", "--output", help="X.png or X.jpg")],
+    size: Annotated[int, typer.Option(help="pixels along the longest side")] = 2000,
+    storage_option: StorageOption = None,
+) -> None:
+    """Write a picture in colours of three filters (Lupton et al. 2004)."""
+    typer.echo(api.rgb([red, green, blue], output, size, **_options(storage_option)))
 
 
 @app.command()

@@ -68,6 +68,7 @@ FREE = {
     "config",
     "cli",
     "ingestion",
+    "multi",
     "parameter_table",
     "parameter_texts",
     "products",
