@@ -389,6 +389,60 @@ def describe(pipeline: str, settings: config.Settings | None = None, origins: Or
     return table(stages, params, origins if origins is not None else origins_of([(CALL, chosen)]))
 
 
+def rgb(stores: Sequence[str | Observation], output: str, size: int = 2000, **storage_options: str) -> str:
+    """Write a picture in colours of three stores on one grid: red, green and blue (Lupton et al. 2004).
+
+    Parameters
+    ----------
+    stores : sequence of three str or Observation
+        The reddest first.
+    output : str
+        Path or URL ending in ``.png`` or ``.jpg``.
+    size : int
+        Pixels along the longest side.
+    **storage_options : str
+        Credentials and endpoint.
+
+    Returns
+    -------
+    str
+        What was written.
+
+    Raises
+    ------
+    InputError
+        If there are not three, their grids differ, or the name has another ending.
+
+    Examples
+    --------
+    >>> streamimg3.rgb([store, store, store], f"{folder}/colours.png").rpartition("/")[2]
+    'colours.png'
+    """
+    from streamimg3.formats.publish import open_product
+    from streamimg3.report.rgb import rgb as drawn
+
+    kind = output.lower().rpartition(".")[2].replace("jpeg", "jpg")
+    if kind not in ("png", "jpg"):
+        raise InputError(f"{output}: a picture's name ends in .png or .jpg")
+    found = [s if isinstance(s, Observation) else open(s, **storage_options) for s in stores]
+    data = drawn(found, size, kind)
+    with open_product(absolute(output), storage_options) as sink:
+        sink.write(data)
+    return absolute(output)
+
+
+def filter_name(store: str, options: Mapping[str, str]) -> str:
+    """Return the filter of a store's first exposure: FILTER and PUPIL of its header, without CLEAR."""
+    from streamimg3.formats.fits_file import parse_cards
+
+    header = parse_cards(open(store, **options).exposures(aligned=False)[0].cards("primary"))
+    words = [str(header.get(key, "")).strip() for key in ("FILTER", "PUPIL")]
+    name = "_".join(w.lower() for w in words if w and w.upper() not in ("CLEAR", "N/A", "CLEARP"))
+    if not name:
+        raise InputError(f"{store}: its exposures name no filter: give it as NAME={store}")
+    return name
+
+
 def replay(url: str, session: Session) -> list[str]:
     """Run again what a run's record says, in another place, and compare.
 
