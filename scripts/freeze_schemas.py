@@ -24,6 +24,7 @@ from typing import Any
 from streamimg3.store.documents import Document
 from streamimg3.store.exposure import ExposureRecord
 from streamimg3.store.layout import VERSION
+from streamimg3.store.stars import SCHEMA as STARS
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -63,7 +64,7 @@ def kinds(base: type[Document] = Document) -> list[type[Document]]:
 
 def every_schema() -> list[Frozen]:
     """Return the schemas of all documents and of the exposures' records (which go with the store's version)."""
-    return [*map(of_document, kinds()), of_record(ExposureRecord, "exposure", VERSION)]
+    return [*map(of_document, kinds()), of_record(ExposureRecord, "exposure", VERSION), of_stars()]
 
 
 def of_document(kind: type[Document]) -> Frozen:
@@ -75,6 +76,21 @@ def of_document(kind: type[Document]) -> Frozen:
 def of_record(kind: type, name: str, version: int) -> Frozen:
     """Return the schema of a plain record, one of many in a list."""
     return Frozen(name, version, _whole(kind, name, {}))
+
+
+def of_stars() -> Frozen:
+    """Return the schema of star lists, as :meth:`StarTable.to_json` writes them."""
+    name, version = STARS
+    column = {
+        "type": "object", "required": ["dtype", "values"], "additionalProperties": False,
+        "properties": {"dtype": {"type": "string"}, "values": {"type": "array"}},
+    }  # fmt: skip
+    properties = {
+        "schema": {"const": name}, "version": {"const": version}, "meta": {"type": "object"},
+        "columns": {"type": "object", "additionalProperties": column},
+    }  # fmt: skip
+    schema = {"$schema": DRAFT, "title": name, "type": "object", "properties": properties}
+    return Frozen("stars", version, schema | {"required": list(properties), "additionalProperties": False})
 
 
 def _whole(kind: type, title: str, head: Schema) -> Schema:

@@ -73,6 +73,12 @@ def open(url: str, **storage_options: str) -> Observation:
         If there is no finished store.
     StoreError
         If the store is newer than this software.
+
+    Examples
+    --------
+    >>> obs = streamimg3.open(store)
+    >>> len(obs.records()), obs.records()[0].shape
+    (4, (192, 192))
     """
     obs = Observation.at(url, storage_options)
     obs.require()
@@ -80,7 +86,24 @@ def open(url: str, **storage_options: str) -> Observation:
 
 
 def open_dataset(url: str, chunks: Any = None, **options: Any) -> Dataset:
-    """Open a dataset that ``.img3.to_zarr`` has written, with its sky index; see there."""
+    """Open a dataset that ``.img3.to_zarr`` has written, with its sky index.
+
+    Parameters
+    ----------
+    url : str
+        Where it is.
+    chunks : int, dict, "auto" or None
+        Dask chunks; None = lazy arrays without dask.
+    **options
+        For :func:`xarray.open_zarr`.
+
+    Examples
+    --------
+    >>> mosaic = streamimg3.open(store).xarray()["mosaic"].to_dataset()
+    >>> mosaic.isel(y=slice(0, 10)).img3.to_zarr(f"{folder}/strip.zarr")
+    >>> streamimg3.open_dataset(f"{folder}/strip.zarr").sizes["y"]
+    10
+    """
     from streamimg3.store import xarray_view
 
     return xarray_view.open_dataset(url, chunks, **options)
@@ -165,6 +188,13 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
     ------
     InputError
         If an input is missing or bad, or the store holds another product.
+
+    Examples
+    --------
+    >>> session = streamimg3.Session(store=f"{folder}/field.zarr", workers=1)
+    >>> obs = streamimg3.ingest(association, session)
+    >>> obs.records()[0].planes[:3]
+    ('sci', 'err', 'dq')
     """
     session = session or Session()
     obs, missing = bring_headers(inputs, session)
@@ -209,6 +239,17 @@ def plan(
         As for :func:`run`.
     settings : dict
         Parameters by step.
+
+    Returns
+    -------
+    dict of str to list of Task
+        Each task names what it reads and writes, and the memory it needs in bytes.
+
+    Examples
+    --------
+    >>> tasks = streamimg3.plan("image3", store, {"resample": {"tile": 64}}, streamimg3.Session(workers=1))
+    >>> len(tasks["resample"]) > 4, max(t.nbytes for t in tasks["resample"]) < 2**27
+    (True, True)
     """
     params = parameters(pipeline, settings, session.progress)
     given = companions.output_wcs(params, session)
@@ -276,6 +317,13 @@ def run(
         If an input or a parameter is bad.
     BudgetError
         If the memory cannot hold the work.
+
+    Examples
+    --------
+    >>> session = streamimg3.Session(output_dir=folder, memory="1GiB", workers=1)
+    >>> obs = streamimg3.run("image3", association, session=session, resample={"pixfrac": 0.8}, tweakreg={"skip": True})
+    >>> bool((obs.xarray()["mosaic"].wht > 0).any())
+    True
     """
     return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
 
@@ -462,6 +510,13 @@ def replay(url: str, session: Session) -> list[str]:
     ------
     InputError
         If the record cannot be read, or the new run would be in the same place.
+
+    Examples
+    --------
+    >>> first, again = (streamimg3.Session(output_dir=f"{folder}/{n}", workers=1) for n in ("first", "again"))
+    >>> obs = streamimg3.run("image3", association, session=first, until="skymatch")
+    >>> streamimg3.replay(obs.url.replace(".zarr", "_run.json"), again)
+    []
     """
     before = read_record(url, session.storage_options)
     for note in version_notes(before):

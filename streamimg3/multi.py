@@ -78,6 +78,14 @@ def catalog_multi(
     ------
     InputError
         If grids differ, a mosaic has no errors, or a parameter is wrong.
+
+    Examples
+    --------
+    >>> session = streamimg3.Session(output_dir=folder, workers=1)
+    >>> obs = streamimg3.catalog_multi({"red": store, "blue": store}, session, radii=[0.1])
+    >>> flux = obs.xarray()["catalog"]
+    >>> bool((flux["red_isophotal_flux"] == flux["blue_isophotal_flux"]).all())
+    True
     """
     if method not in METHODS:
         raise InputError(f"--detection {method}: it must be one of {', '.join(METHODS)}")

@@ -57,6 +57,12 @@ def export(
     ------
     InputError
         If the store holds no finished mosaic.
+
+    Examples
+    --------
+    >>> written = streamimg3.export(streamimg3.open(store), streamimg3.Session(output_dir=folder, workers=1))
+    >>> sorted({url.rpartition("_")[2] for url in written})
+    ['cat.ecsv', 'crf.fits', 'i2d.fits', 'segm.fits']
     """
     runner = runner or session.runner(obs.url)
     last = run or obs.document(RunDocument)

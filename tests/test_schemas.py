@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from streamimg3 import Observation
+from streamimg3 import Observation, Session, run
 from streamimg3.engine import Runner
 from streamimg3.stages import resample
 from streamimg3.store.documents import Document, OutputWcsDocument, SkyDocument
@@ -43,7 +43,7 @@ def test_every_document_of_the_package_is_frozen() -> None:
     for path in (ROOT / "streamimg3").rglob("*.py"):
         classes |= set(re.findall(r"^class (\w+)\(Document\)", path.read_text(), re.MULTILINE))
     assert classes == {kind.__name__ for kind in kinds()}
-    assert set(SCHEMAS) == {f"{k.kind}-v{k.version}.json" for k in kinds()} | {"exposure-v1.json"}
+    assert set(SCHEMAS) == {f"{k.kind}-v{k.version}.json" for k in kinds()} | {"exposure-v1.json", "stars-v1.json"}
 
 
 def test_frozen_files_are_schemas_of_known_kinds() -> None:
@@ -78,6 +78,36 @@ def test_documents_of_a_store_fit_their_schemas(reduced: Observation) -> None:
         tree = json.loads(reduced.backend.get(f"documents/{name}") or b"")
         kind = tree["schema"].removeprefix("streamimg3/")
         validator(f"{kind}-v{tree['version']}.json").validate(tree)
+
+
+def test_everything_a_run_leaves_fits_its_schema(field: Path, tmp_path: Path) -> None:
+    """All documents of a whole run, its star lists, its record and its report in numbers."""
+    run("image3", str(field), session=Session(output_dir=str(tmp_path), workers=1))
+    (store,) = tmp_path.glob("*.zarr")
+    files = [
+        *store.glob("documents/*.json"),
+        *store.glob("stars/lists/*.json"),
+        *tmp_path.glob("*_run.json"),
+        *tmp_path.glob("*_qa.json"),
+    ]
+    kinds_found = set()
+    for path in files:
+        tree = json.loads(path.read_text())
+        kind = tree["schema"].removeprefix("streamimg3/")
+        validator(f"{kind}-v{tree['version']}.json").validate(tree)
+        kinds_found.add(kind)
+    assert {
+        "alignment",
+        "sky",
+        "outliers",
+        "resample",
+        "overviews",
+        "catalog",
+        "run",
+        "provenance",
+        "qa",
+        "stars",
+    } <= kinds_found
 
 
 def test_records_of_a_store_fit_their_schema(reduced: Observation) -> None:

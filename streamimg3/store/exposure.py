@@ -74,6 +74,13 @@ class Exposure:
     """An exposure of an observation; pixels are read in windows, headers and WCS when asked for.
 
     ``aligned`` is what the alignment found out about it, None = nothing or not asked for.
+
+    Examples
+    --------
+    >>> from streamimg3.geometry import Box
+    >>> exposure = streamimg3.open(store).exposures()[0]
+    >>> exposure.read("sci", Box(10, 20, 15, 28)).shape
+    (5, 8)
     """
 
     observation: Observation

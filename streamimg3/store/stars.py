@@ -23,7 +23,7 @@ LISTS = "stars/lists"
 _CUSTOM = "stars/custom"
 _REFERENCE = "stars/reference"
 _CURRENT = "stars/current.json"
-_SCHEMA = ("streamimg3/stars", 1)
+SCHEMA = ("streamimg3/stars", 1)
 
 Array = NDArray[Any]
 
@@ -62,7 +62,7 @@ class StarTable:
             name: {"dtype": str(column.dtype), "values": [v if v == v else None for v in column.tolist()]}
             for name, column in self.columns.items()
         }
-        tree = {"schema": _SCHEMA[0], "version": _SCHEMA[1], "meta": self.meta, "columns": columns}
+        tree = {"schema": SCHEMA[0], "version": SCHEMA[1], "meta": self.meta, "columns": columns}
         return json.dumps(tree, allow_nan=False).encode()
 
     @classmethod
@@ -79,7 +79,7 @@ class StarTable:
             kind, version = tree["schema"], tree["version"]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{where} is damaged ({error}): remove it and run the stage again") from error
-        check_schema(kind, version, _SCHEMA, where)
+        check_schema(kind, version, SCHEMA, where)
         try:
             columns = {
                 name: np.array([np.nan if v is None else v for v in column["values"]], dtype=column["dtype"])

@@ -14,7 +14,7 @@ from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import CatalogDocument, OutlierDocument, ResampleDocument
 
-_EXPOSURES = 24  # that are looked at for the rate on sources
+_EXPOSURES = 12  # that are looked at for the rate on sources
 _POINTS = 4000  # pixels of each, flagged ones and any
 _ROWS = 512  # read at a time
 
