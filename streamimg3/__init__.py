@@ -1,21 +1,8 @@
 """streamimg3: JWST (and any dithered) imaging, reduced in bounded memory and opened with xarray."""
 
-from streamimg3.api import (
-    Session,
-    catalog_multi,
-    cutouts,
-    describe,
-    export,
-    ingest,
-    open,
-    open_dataset,
-    plan,
-    replay,
-    report,
-    rgb,
-    run,
-)
+from streamimg3.api import Session, catalog_multi, describe, export, ingest, open, plan, replay, run
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
+from streamimg3.looking import cutouts, open_dataset, report, rgb
 from streamimg3.store import Exposure, Observation
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamimg3 import api, config
+from streamimg3 import api, config, looking
 from streamimg3.engine.budget import show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
 from streamimg3.multi import RADII
@@ -235,7 +235,7 @@ def cutout(
     if position:
         pairs = [parse_position(text) for text in position]
         places = [p[0] for p in pairs], [p[1] for p in pairs]
-    written = api.cutouts(store, places, size, output, plane or ["sci"], memory, **_options(storage_option))
+    written = looking.cutouts(store, places, size, output, plane or ["sci"], memory, **_options(storage_option))
     typer.echo(f"{written} cut-outs in {output}")
 
 
@@ -249,7 +249,7 @@ def report(
     storage_option: StorageOption = None,
 ) -> None:
     """Write the report of a store: one page without a server, and qa.json."""
-    made = api.report(store, output, size, **_options(storage_option))
+    made = looking.report(store, output, size, **_options(storage_option))
     typer.echo(f"{made.status}: {made.page}, {made.numbers}")
 
 
@@ -315,7 +315,7 @@ def _named_stores(texts: list[str], options: dict[str, str]) -> dict[str, str]:
     for text in texts:
         name, equals, store = text.partition("=")
         if not equals:
-            name, store = api.filter_name(text, options), text
+            name, store = looking.filter_name(text, options), text
         if name in named:
             raise InputError(f"two stores are of filter {name}: name them as NAME=STORE")
         named[name] = store
@@ -360,7 +360,7 @@ def rgb(
     storage_option: StorageOption = None,
 ) -> None:
     """Write a picture in colours of three filters (Lupton et al. 2004)."""
-    typer.echo(api.rgb([red, green, blue], output, size, **_options(storage_option)))
+    typer.echo(looking.rgb([red, green, blue], output, size, **_options(storage_option)))
 
 
 @app.command()

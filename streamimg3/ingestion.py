@@ -109,15 +109,11 @@ def bring_headers(
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
-    different = not _same_members(obs, [m.url for m in association.science])
-    if root.get("ingested") and not session.force and plan is None:
-        missing = _changes(obs, association, prints, mark, session)
+    if root.get("ingested") and not session.force:
+        missing = _changes(obs, association, prints, mark, session) if plan is None else None
         if missing is not None:
             return obs, missing
-    if root.get("ingested") and not session.force and different:
-        raise InputError(
-            f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
-        )
+        _require_same_members(obs, association)
     opener: Opener = plan.labels.opened if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
     tasks = _ingest_tasks(found, calibrated=plan is not None)
@@ -203,6 +199,14 @@ def _own(obs: Observation, force: bool) -> dict[str, Any]:
         if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch", "backgrounds"}:
             raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
     return root or {}
+
+
+def _require_same_members(obs: Observation, association: Association) -> None:
+    """Refuse a store of other exposures: its results would be lost."""
+    if not _same_members(obs, [m.url for m in association.science]):
+        raise InputError(
+            f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
+        )
 
 
 def _same_members(obs: Observation, urls: list[str]) -> bool:

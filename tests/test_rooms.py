@@ -68,6 +68,7 @@ FREE = {
     "config",
     "cli",
     "ingestion",
+    "looking",
     "multi",
     "parameter_table",
     "parameter_texts",
