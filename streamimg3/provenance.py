@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -87,7 +87,9 @@ def record(
         settings=_plain(order.settings), parameters=_plain(parameters), origins=_plain(order.origins),
         results=results(obs, runner), products=tuple(products),
     )  # fmt: skip
-    obs.commit(document)
+    before = obs.document(ProvenanceDocument)
+    if before is None or replace(before, started="", finished="") != replace(document, started="", finished=""):
+        obs.commit(document)
     url = product_url(obs, session.output_dir, "run.json")
     with open_product(url, session.storage_options) as sink:
         sink.write(document.to_json())

@@ -412,7 +412,7 @@ def _begin(obs: Observation, setup: Setup, target: Target, ledger: Ledger, marks
     before = tile_marks.read_marks(obs, name)
     kept = tile_marks.unchanged(before, marks)
     obs.retract(name)
-    ledger.forget_others()
+    ledger.forget_others(tile_marks.receipts_besides(obs, name))
     if kept:
         tile_marks.write_marks(obs, name, tile_marks.TileMarks(marks.canvas, {key: marks.tiles[key] for key in kept}))
         obs.backend.remove_tree(f"{setup.path}/segmentation")

@@ -19,6 +19,7 @@ from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import revive
 
 _CODE = 1  # raised when what a tile is made from is told otherwise
+_FILE = "tiles.json"
 _PLACE = ("exposure", "path", "row")  # of a layer: where its pixels lie, which changes none of them
 
 
@@ -43,7 +44,12 @@ def write_marks(obs: Observation, name: str, marks: TileMarks) -> None:
 
 
 def _key(name: str) -> str:
-    return f"receipts/{name}-tiles.json"
+    return f"receipts/{name}/{_FILE}"
+
+
+def receipts_besides(obs: Observation, name: str) -> list[str]:
+    """Return the digests under which there are receipts of a mosaic."""
+    return [key for key in obs.backend.keys(f"receipts/{name}") if key != _FILE]
 
 
 def marks_of(

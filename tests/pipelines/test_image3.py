@@ -56,7 +56,8 @@ def test_products_and_statuses(field: Path, tmp_path: Path, expected: dict[str, 
     document = obs.document(ResampleDocument)
     assert document is not None and document.status == "COMPLETE"
     assert sums_of(obs) == expected
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{PRODUCT}.zarr", f"{PRODUCT}_i2d.fits"]
+    kinds = [".zarr", "_i2d.fits", "_qa.json", "_report.html", "_run.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{PRODUCT}{kind}" for kind in kinds]
     skipped = [n for n in recorder.notes if n.endswith("skipped by the user")]
     assert [n.split(":")[0] for n in skipped] == ["tweakreg", "skymatch", "outlier_detection", "source_catalog"]
     with fits.open(tmp_path / f"{PRODUCT}_i2d.fits") as hdus:
@@ -159,7 +160,7 @@ def test_second_run_does_nothing(field: Path, tmp_path: Path) -> None:
     run("image3", str(field), session=session, **SKIP)
     assert not [n for n in first.notes if "kept" in n]
     assert [n for n in second.notes if "kept" in n] == ["ingest: 4 files unchanged, kept", "resample: unchanged, kept"]
-    assert second.outcomes.keys() <= {"export"}  # products are written again
+    assert second.outcomes.keys() <= {"export", "report"}  # products are written again
     assert _tree(Path(obs.url)) == before
     assert (tmp_path / f"{PRODUCT}_i2d.fits").read_bytes() == product
 

@@ -102,7 +102,7 @@ def test_all_steps_on_s3(server: Server, association: str, field: Path, tmp_path
         assert ours == theirs, name
     made = sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_file())
     assert server.keys("all/") == [f"all/{name}" for name in made]
-    assert len(made) == 4 + 3
+    assert len(made) == 4 + 3 + 3  # exposures; mosaic, catalogue, segmentation; record, report and its numbers
 
 
 def test_credentials_as_options(server: Server, finished: Observation) -> None:
