@@ -278,7 +278,10 @@ def export_as(obs: Observation, session: Session, kind: str) -> list[str]:
         written = [export_hips(obs, product_url(obs, destination, "hips.d").removesuffix(".d"))]
     elif name == "packed":
         rest = parse_size(session.memory) if session.memory is not None else None
-        written = [export_i2d(obs, destination, options, limit=rest, packing=Packing(_quantum(value)))]
+        last = obs.document(RunDocument)
+        statuses = last.statuses if last else {}
+        packing = Packing(_quantum(value))
+        written = [export_i2d(obs, destination, options, limit=rest, statuses=statuses, packing=packing)]
     else:
         raise InputError(f"--as {kind}: the forms are {', '.join(FORMS)}")
     for url in written:

@@ -416,7 +416,7 @@ def _begin(obs: Observation, setup: Setup, target: Target, ledger: Ledger, marks
     if kept:
         tile_marks.write_marks(obs, name, tile_marks.TileMarks(marks.canvas, {key: marks.tiles[key] for key in kept}))
         obs.backend.remove_tree(f"{setup.path}/segmentation")
-        tile_marks.clear_tiles(obs, setup, {k: v for k, v in before.tiles.items() if k not in marks.tiles})
+        tile_marks.clear_tiles(obs, setup, kept)
         for key in sorted(kept):
             ledger.mark(key)
     else:

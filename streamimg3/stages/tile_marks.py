@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,12 +107,18 @@ def unchanged(before: TileMarks, now: TileMarks) -> set[str]:
     return {key for key, mark in now.tiles.items() if before.tiles.get(key) == mark}
 
 
-def clear_tiles(obs: Observation, setup: Setup, keys: Mapping[str, str]) -> None:
-    """Empty tiles that no exposure touches any more; empty tiles take no room."""
+def clear_tiles(obs: Observation, setup: Setup, kept: Set[str]) -> None:
+    """Remove all tiles but those that are kept.
+
+    Those that no exposure touches any more must be empty; and of those that are made again, a context plane to which no
+    exposure contributes is not written. A tile is one shard of every plane, so that its bytes go and nothing is read.
+    """
+    depth = -(-len(setup.layers) // 32)
+    keys = []
     for tile in TileGrid(setup.shape, setup.tile):
-        if tile.key in keys:
+        if tile.key not in kept:
+            place = f"{tile.row}/{tile.col}"
             for plane in setup.planes:
-                array = obs.array(f"{setup.path}/{plane}")
-                lead = array.shape[:-2]
-                empty = np.full((*lead, *tile.box.shape), array.fill_value, array.dtype)
-                obs.write(f"{setup.path}/{plane}", (slice(None),) * len(lead), tile.box, empty)
+                leads = [f"{k}/" for k in range(depth)] if plane == "con" else [""]
+                keys += [f"{setup.path}/{plane}/c/{lead}{place}" for lead in leads]
+    obs.backend.remove(keys)
