@@ -9,7 +9,7 @@ from functools import partial
 
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB
-from streamimg3.errors import BudgetError
+from streamimg3.errors import BudgetError, TaskError
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.documents import ResampleDocument
@@ -74,6 +74,9 @@ def report_of_run(obs: Observation, session: Session, runner: Runner) -> Report 
         (made,) = runner.fold(work, [task], none, "report")
     except BudgetError:
         session.progress.note(f"no report within this memory: streamimg3 report {obs.url} writes it")
+        return None
+    except TaskError as error:  # the results are there and named; a picture of them that fails must not hide that
+        session.progress.note(f"no report: {error}; streamimg3 report {obs.url} tries again")
         return None
     session.progress.note(f"report {made.page} ({made.status})")
     return made

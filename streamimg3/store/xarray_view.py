@@ -125,7 +125,7 @@ def _labels(label: Any) -> Any:
 # ---------------------------------------------------------------- trees and datasets
 def open_tree(obs: Observation, chunks: Any = None) -> xarray.DataTree:
     """Return a store as a tree; see :meth:`streamimg3.Observation.xarray`."""
-    tree = xarray.open_datatree(obs.backend.zarr, engine="zarr", chunks=chunks, consolidated=True)  # type: ignore[arg-type]
+    tree = xarray.open_datatree(obs.backend.zarr, engine="zarr", chunks=chunks)  # type: ignore[arg-type]
     for group, wcs in _imaged(obs, tree):
         node = tree[group]
         node.dataset = _attached(node.to_dataset(), Place(wcs, (0, 0)))
