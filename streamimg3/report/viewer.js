@@ -79,12 +79,13 @@
       context.stroke();
       context.fillText(part[0], x + 1.35 * arm * dx, y + 1.35 * arm * dy);
     });
-    var wanted = canvas.width / 6 / view.scale * facts.scale, power = Math.pow(10, Math.floor(Math.log10(wanted)));
-    var length = [5, 2, 1].map(function (m) { return m * power; }).filter(function (v) { return v <= wanted; })[0];
+    var wanted = canvas.width / 6 / view.scale * facts.scale, unit = wanted >= 60 ? 60 : 1;
+    var power = Math.pow(10, Math.floor(Math.log10(wanted / unit)));
+    var length = unit * [5, 2, 1].map(function (m) { return m * power; }).filter(function (v) { return v <= wanted / unit; })[0];
     var bar = length / facts.scale * view.scale, left = 16 * ratio, bottom = canvas.height - 18 * ratio;
     context.fillRect(left, bottom, bar, 2 * ratio);
     context.textAlign = "left";
-    context.fillText(length >= 60 ? (length / 60).toPrecision(2) * 1 + "′" : Number(length.toPrecision(2)) + "″", left, bottom - 9 * ratio);
+    context.fillText(Number((length / unit).toPrecision(2)) + (unit === 60 ? "′" : "″"), left, bottom - 9 * ratio);
   }
   function place(event) {
     var box = canvas.getBoundingClientRect(), ratio = canvas.width / box.width;

@@ -69,7 +69,7 @@ def _shifts(exposures, entries) -> Figure | None:  # type: ignore[no-untyped-def
     ]
     plot = Plot(Axis("west of the middle, arcsec"), Axis("north of the middle, arcsec"), equal=True)
     plot.arrows(east, north, -offset[:, 1] * exaggerated, offset[:, 0] * exaggerated, titles)
-    said = f"Arrows are {exaggerated:.3g} times as long as the shifts; the longest is {1000 * longest:.1f} mas."
+    said = f"Arrows are {exaggerated:,.0f} times as long as the shifts; the longest is {1000 * longest:.1f} mas."
     return Figure("Shifts on the sky", plot.svg(), said)
 
 

@@ -44,14 +44,22 @@ def steps(obs: Observation) -> Section:
         )
     if run is None:
         judge.status("run", "warn", "no pipeline has run on this store")
-    records = obs.records()
-    notes = [(r.name, note) for r in records for note in r.notes]
+    notes = _of_exposures(obs)
     for step, kind in _DOCUMENTS.items():
         document: Any = obs.document(kind)
         if document is not None and step in (run.statuses if run else {}):
             notes += [(step, note) for note in getattr(document, "notes", ())]
     tables = (Table(("of", "note"), tuple(notes[:200]), "What was noted"),) if notes else ()
     return Section("steps", "Steps", "", tuple(judge.checks), (), tables)
+
+
+def _of_exposures(obs: Observation) -> list[tuple[str, str]]:
+    """What was noted of exposures when they came in; of many the same only once."""
+    names: dict[str, list[str]] = {}
+    for record in obs.records():
+        for note in record.notes:
+            names.setdefault(note, []).append(record.name)
+    return [(of[0] if len(of) == 1 else f"{len(of)} exposures", note) for note, of in names.items()]
 
 
 def costs(obs: Observation) -> Section | None:
