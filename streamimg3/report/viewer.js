@@ -52,10 +52,15 @@
   function drawSources() {
     var ratio = window.devicePixelRatio || 1;
     context.setTransform(1, 0, 0, 1, 0, 0);
-    context.lineWidth = 1.2 * ratio;
-    sources.forEach(function (s) {
-      var x = view.x + s[1] * view.scale, y = view.y + s[2] * view.scale, r = Math.max(s[3] * view.scale, 3 * ratio);
-      if (x < -r || y < -r || x > canvas.width + r || y > canvas.height + r) return;
+    var shown = sources.filter(function (s) {
+      var x = view.x + s[1] * view.scale, y = view.y + s[2] * view.scale, r = s[3] * view.scale;
+      return x >= -r && y >= -r && x <= canvas.width + r && y <= canvas.height + r;
+    });
+    var crowded = shown.length > canvas.width * canvas.height / (900 * ratio * ratio);
+    context.lineWidth = (crowded ? 0.7 : 1.2) * ratio;
+    shown.forEach(function (s) {
+      var x = view.x + s[1] * view.scale, y = view.y + s[2] * view.scale;
+      var r = s === chosen ? Math.max(s[3] * view.scale, 5 * ratio) : Math.max(s[3] * view.scale, (crowded ? 1.2 : 3) * ratio);
       context.strokeStyle = s === chosen ? "#facc15" : "rgba(96,165,250,0.85)";
       context.beginPath();
       context.arc(x, y, r, 0, 2 * Math.PI);
