@@ -81,7 +81,7 @@ def rgb(stores: Sequence[Observation], size: int = 2000, kind: str = "png") -> b
         raise InputError(f"a picture in colours needs three stores (red, green, blue), not {len(stores)}")
     documents = same_grid(stores)
     layers = [reduced(o, d, "sci", size).values for o, d in zip(stores, documents, strict=True)]
-    picture = lupton(*layers)
+    picture = lupton(layers[0], layers[1], layers[2])
     return png(picture) if kind == "png" else jpeg(picture, 92)
 
 
