@@ -81,7 +81,8 @@ def parse_position(text: str) -> tuple[float, float]:
         if len(parts) == 6:
             parts = [":".join(parts[:3]), ":".join(parts[3:])]
         ra, dec = parts
-        degrees = _sexagesimal(ra) * (15.0 if _is_sexagesimal(ra) else 1.0), _sexagesimal(dec)
+        hours = _is_sexagesimal(ra)
+        degrees = round(_sexagesimal(ra) * 15.0, 11) if hours else _sexagesimal(ra), round(_sexagesimal(dec), 11)
     except ValueError as error:
         raise _no_position(text) from error
     if not (0.0 <= degrees[0] <= 360.0 and -90.0 <= degrees[1] <= 90.0):
@@ -105,7 +106,7 @@ def _sexagesimal(text: str) -> float:
     numbers = [float(n) for n in re.split(r"[:hdms°'\"]", text.strip().lstrip("+-")) if n]
     if not 1 <= len(numbers) <= 3:
         raise ValueError(text)
-    return round(sign * sum(n / 60.0**i for i, n in enumerate(numbers)), 12)
+    return sign * sum(n / 60.0**i for i, n in enumerate(numbers))
 
 
 def keyword_wcs(cards: Mapping[str, float | str], shape: tuple[int, int]) -> Wcs:

@@ -351,7 +351,7 @@ def box_around(y: float, x: float, shape: tuple[int, int]) -> Box:
     Examples
     --------
     >>> box_around(10.2, 20.0, (3, 4))
-    Box(y0=9, x0=18, y1=12, x1=22)
+    Box(y0=9, x0=19, y1=12, x1=23)
     """
     y0, x0 = (math.floor(v - (n - 1) / 2 + 0.5) for v, n in zip((y, x), shape, strict=True))
     return Box(y0, x0, y0 + shape[0], x0 + shape[1])
