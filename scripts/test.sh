@@ -3,7 +3,7 @@
 # Usage: bash scripts/test.sh            the quick suite (minutes)
 #        bash scripts/test.sh --long     the long ones: real S3 server, kills, memory, the reference beside
 #        bash scripts/test.sh --lint     ruff and mypy
-#        bash scripts/test.sh -m s3      one kind of the long ones: parity, scale, s3, faults
+#        bash scripts/test.sh -m s3      one kind of the long ones: parity, scale, s3, faults, browser
 #        anything else goes to pytest
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
