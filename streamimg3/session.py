@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import InputError
+from streamimg3.errors import InputError, TaskError
 
 DEFAULT_MEMORY = "2GiB"
 
@@ -20,6 +20,18 @@ def _load() -> None:
     import streamimg3.kernels.ready
     import streamimg3.pipelines.image2
     import streamimg3.pipelines.image3  # noqa: F401
+
+
+def _compile(progress: Progress) -> None:
+    """See to it that the loops are compiled, before workers start and each does it by itself."""
+    from streamimg3.kernels.first_run import compile_loops, compiled
+
+    if not compiled():
+        progress.note("the first run of this installation: compiling, about a minute")
+        try:
+            compile_loops()
+        except RuntimeError as error:
+            raise TaskError(str(error)) from error
 
 
 @dataclass
@@ -69,4 +81,5 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
+        _compile(self.progress)
         return Runner(memory, workers, self.progress, load=_load)
