@@ -108,7 +108,7 @@ def test_budget_is_kept(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "streamimg3", "run", "image2", str(tmp_path / f"{name}_rateints.fits"),
         "--references", str(tmp_path / "references"), "--store", str(tmp_path / "x.zarr"), "--output-dir", str(out),
-        "--set", f"bkg_subtract.bkg_list=['{tmp_path / 'bkg_rateints.fits'}']", "--memory", "1GiB", "--workers", "2",
+        "--set", f"bkg_subtract.bkg_list={tmp_path / 'bkg_rateints.fits'}", "--memory", "1GiB", "--workers", "2",
     ]  # fmt: skip
     with _vanishing(out):
         measured = run_measured(command, tmp_path / "log.jsonl")
