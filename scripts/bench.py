@@ -1,10 +1,10 @@
 """Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample|image3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
+    python scripts/bench.py resample|image2|image3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
-``scaling`` the whole pipeline on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children
-included; wall time depends on what else the machine does.
+``image2`` likewise on full detectors; ``scaling`` image3 on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are
+user + system, children included; wall time depends on what else the machine does.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_image2 import bench_image2, print_image2
 from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
 from metered import Cost, run_metered
 from parity_cases import FIELDS
@@ -167,6 +168,7 @@ def arguments() -> argparse.Namespace:
 
 SIDES = {
     "resample": ("peer", "ours", "swarp"),
+    "image2": ("peer", "ours"),
     "image3": ("peer", "sparse", "ours"),
     "scaling": ("ours",),
 }
@@ -202,6 +204,8 @@ def main() -> int:
     budget = Budget(options.memory, options.workers or 2)
     if options.what == "scaling":
         bench_scaling(peer, sides, budget)
+    elif options.what == "image2":
+        print_image2(bench_image2(peer, sides, budget))
     else:
         print_runs(list(bench_preset(peer, options.preset, sides, budget)))
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,17 @@ from streamimg3.store.backend import is_local, normalise
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument
 
 if TYPE_CHECKING:
-    from streamimg3.formats.association import Association
+    from streamimg3.calibrated_headers import Labels
+    from streamimg3.calibration import Plan
+    from streamimg3.formats.association import Association, Member
     from streamimg3.formats.ingest import Found
-    from streamimg3.formats.sources import Opener
+    from streamimg3.formats.sources import Opener, Source
     from streamimg3.store import ExposureRecord
 
 _LIBRARIES = 32 * MIB  # astropy's FITS
+_WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
+_LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
+_MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 
 
@@ -108,7 +114,7 @@ def bring_headers(
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
-    opener: Opener = plan.labels.opened if plan else open_sources
+    opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
     tasks = _ingest_tasks(found, calibrated=plan is not None)
     means = plan.means if plan else ()
@@ -121,6 +127,36 @@ def bring_headers(
             plan.create(obs, found[0].record.bunit)
         ledger.mark("_created")
     return obs, Missing(association, found, tasks, mark, plan.document if plan else None, means)
+
+
+def _labelled(members: Sequence[Member], plan: Plan, runner: Runner | None) -> Opener:
+    """Return what opens members as the calibrated exposures that they become; the workers make the WCSs of many."""
+    if runner is None or runner.workers == 1 or len(members) < _MANY:
+        return plan.labels.opened
+    work = partial(_label_work, members=tuple(members), labels=plan.labels)
+    need, count = _LABELS, len(members)
+    tasks = [
+        Task(f"w{first:06d}", need, need, item=(first, min(first + _TOGETHER, count)), libraries=_WCS_LIBRARIES)
+        for first in range(0, count, _TOGETHER)
+    ]
+    none: tuple[Source, ...] = ()
+    made = runner.fold(work, tasks, none, "assign_wcs")
+    return partial(_at_hand, {m.url: source for m, source in zip(members, made, strict=True)})
+
+
+def _label_work(task: Task, *, members: tuple[Member, ...], labels: Labels) -> tuple[Source, ...]:
+    """Make WCS and headers of some exposures."""
+    made: list[Source] = []
+    for member in members[slice(*task.item)] if isinstance(task.item, tuple) else ():
+        with labels.opened(member, labels.options) as sources:
+            made += sources
+    return tuple(made)
+
+
+@contextmanager
+def _at_hand(made: Mapping[str, Source], member: Member, options: Mapping[str, str]) -> Iterator[list[Source]]:
+    """Open a member of which everything is known."""
+    yield [made[member.url]]
 
 
 def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
