@@ -122,7 +122,8 @@ def mosaic_of(obs: Observation, document: ResampleDocument, url: str, statuses: 
     everything = obs.exposures(aligned=not alone)
     chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
     name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
-    return Mosaic(document, chosen, name, StepFacts() if alone else StepFacts.of(obs, statuses))
+    facts = StepFacts() if alone else StepFacts.of(obs, statuses)
+    return Mosaic(document, chosen, name, facts, untouched="klip" in statuses)
 
 
 def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:

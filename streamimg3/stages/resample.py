@@ -479,10 +479,16 @@ def _document(
     return ResampleDocument(
         digest=setup.digest, made=utc_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
-        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
+        pixel_scale_ratio=frame.ratio, s_region=footprint.union(_outlines(target), frame.wcs),
         exposures=tuple(dict.fromkeys(la.exposure for la in setup.layers)), map_errors=tuple(errors),
         notes=_notes(setup, target, params), cost=cost,
     )  # fmt: skip
+
+
+def _outlines(target: Target) -> list[str]:
+    """Return the outlines of what is combined; those of integrations twice, for where their union begins depends on it."""
+    twice = target.subtracted is not None
+    return [e.s_region for e in target.exposures for _ in range(min(2, e.depth) if twice else 1)]
 
 
 def _notes(setup: Setup, target: Target, params: Params) -> tuple[str, ...]:
