@@ -322,6 +322,12 @@ _UNSHIFTED = (
     "as released the reference finds no shifts (single precision), so that it subtracts references that are not aligned; "
     "what is made of the same aligned cube agrees"
 )
+_FIT = (
+    "of 34 references 3 lie so badly that the reference's fit ends 6e-5 px from the minimum (the sum of squares is smaller here); "
+    "what is made of the same aligned cube agrees"
+)
 DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate(47, ("stock",), math.inf, _UNSHIFTED),
+    Deliberate(47, ("many",), 1e-5, _FIT),
+    Deliberate(51, ("many",), 1e-5, _FIT),
 )

@@ -40,6 +40,7 @@ from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 NAME = "resample"
 ALONE = "rectified"  # folder of the mosaics of single exposures
 _CREATED = "_created"
+_OUTLINES = 64  # of integrations of one exposure, which are all the same
 _CODE = 1  # raised when the numbers a given input leads to change
 KERNELS = ("square", "gaussian", "point", "turbo", "lanczos2", "lanczos3")
 WEIGHTS = ("ivm", "exptime", "weight_map", "none")
@@ -486,9 +487,9 @@ def _document(
 
 
 def _outlines(target: Target) -> list[str]:
-    """Return the outlines of what is combined; those of integrations twice, for where their union begins depends on it."""
-    twice = target.subtracted is not None
-    return [e.s_region for e in target.exposures for _ in range(min(2, e.depth) if twice else 1)]
+    """Return the outlines of what is combined, integrations one by one: where their union begins depends on it."""
+    most = _OUTLINES if target.subtracted is not None else 1
+    return [e.s_region for e in target.exposures for _ in range(min(most, e.depth))]
 
 
 def _notes(setup: Setup, target: Target, params: Params) -> tuple[str, ...]:
