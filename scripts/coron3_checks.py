@@ -271,7 +271,9 @@ def contrast(run: Run) -> Measure:
     (path,) = run.ours.glob("*_contrast.ecsv")
     ours, theirs = Table.read(path), fits.getdata(next(run.theirs.glob("*_contrast.fits")), "CONTRAST")
     radii = np.array_equal(np.asarray(ours["radius"]), theirs["radius"])
-    sigma = _apart(np.asarray(ours["sigma"]), np.asarray(theirs["sigma"], np.float32), float(np.nanmax(theirs["sigma"])))
+    sigma = _apart(
+        np.asarray(ours["sigma"]), np.asarray(theirs["sigma"], np.float32), float(np.nanmax(theirs["sigma"]))
+    )
     snr = [pixels(next(folder.glob("*_snr.fits")), "SCI") for folder in (run.ours, run.theirs)]
     apart = _apart(snr[0], snr[1], float(np.nanmax(np.abs(snr[1]))))
     text = f"radii {'equal' if radii else 'DIFFER'}, sigma {sigma:.1e}, SNR {apart:.1e} of the largest apart"
