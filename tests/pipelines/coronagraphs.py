@@ -56,7 +56,7 @@ class Scene:
     companion: tuple[float, float, float] | None = (9.0, -4.0, 0.8)
     bad: float = 0.003
     rolls: tuple[float, float] = (0.0, 12.0)
-    speckles: float = 0.3
+    speckles: float = 0.1
     cards: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,7 +71,7 @@ class Scene:
         r, angle = np.hypot(y, x), np.arctan2(y, x)
         image = 1 + 0.4 * np.cos(6 * angle) + 0.3 * np.cos(0.9 * r)
         for k in range(4):
-            image += self.speckles * rng.standard_normal() * np.cos((k + 1) * angle + k) * np.cos((0.2 + 0.1 * k) * r)
+            image += self.speckles * rng.standard_normal() * np.cos((k + 2) * angle + k) * np.cos((0.2 + 0.1 * k) * r)
         image *= 10 * np.exp(-r / 5)
         return np.fft.ifftn(fourier_shift(np.fft.fftn(image), shift)).real
 
