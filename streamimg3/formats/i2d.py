@@ -23,7 +23,8 @@ from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.formats.step_facts import StepFacts
 from streamimg3.geometry import Box
 from streamimg3.store import Observation
-from streamimg3.store.documents import AssociationDocument, KlipDocument, ResampleDocument
+from streamimg3.store.coron_documents import KlipDocument
+from streamimg3.store.documents import AssociationDocument, ResampleDocument
 
 _EXTENSIONS = {
     "sci": "SCI",

@@ -5,14 +5,9 @@ from __future__ import annotations
 import textwrap
 
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import AlignRefsDocument, KlipDocument
 from streamimg3.store.cubes import CubeStack, cube_stacks
-from streamimg3.store.documents import (
-    AlignRefsDocument,
-    AssociationDocument,
-    CalibrationDocument,
-    KlipDocument,
-    ResampleDocument,
-)
+from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument
 from streamimg3.store.layout import COLUMNS, FLAGS
 
 

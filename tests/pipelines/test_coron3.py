@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from streamimg3 import Observation, Session, api, config, ingest, run
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import BudgetError, InputError
-from streamimg3.store.documents import AlignRefsDocument, KlipDocument, ResampleDocument, RunDocument
+from streamimg3.store.coron_documents import AlignRefsDocument, KlipDocument
+from streamimg3.store.documents import ResampleDocument, RunDocument
 from tests.pipelines.conftest import Recorder
 from tests.pipelines.coronagraphs import PRODUCT, Files, Scene, make, name_of, write_association
 
