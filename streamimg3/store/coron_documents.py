@@ -54,7 +54,7 @@ class AlignRefsDocument(Document):
     parameters: dict[str, Any] = field(default_factory=dict)
     exposures: tuple[AlignedReferences, ...] = ()
     notes: tuple[str, ...] = ()
-    cost: StageCost = StageCost()
+    cost: StageCost = field(default_factory=StageCost)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class KlipDocument(Document):
     references: int = 0
     exposures: tuple[SubtractedExposure, ...] = ()
     notes: tuple[str, ...] = ()
-    cost: StageCost = StageCost()
+    cost: StageCost = field(default_factory=StageCost)
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ class ContrastDocument(Document):
     parameters: dict[str, Any] = field(default_factory=dict)
     curves: tuple[Contrast, ...] = ()
     notes: tuple[str, ...] = ()
-    cost: StageCost = StageCost()
+    cost: StageCost = field(default_factory=StageCost)

@@ -56,7 +56,7 @@ class Scene:
     companion: tuple[float, float, float] | None = (9.0, -4.0, 0.8)
     bad: float = 0.003
     rolls: tuple[float, float] = (0.0, 12.0)
-    speckles: float = 0.1
+    speckles: float = 0.02
     cards: dict[str, Any] = field(default_factory=dict)
 
     @property
