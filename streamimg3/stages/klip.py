@@ -90,6 +90,7 @@ def run(obs: Observation, params: Params, runner: Runner) -> KlipDocument:
     )  # fmt: skip
     for note in document.notes:
         runner.progress.note(f"{NAME}: {note}")
+    obs.backend.remove_tree(WORKING)
     obs.consolidate()
     obs.commit(document)
     obs.backend.remove_tree(f"receipts/{NAME}")
