@@ -119,6 +119,38 @@ def aperture_factors(table: ApertureTable, pixels: F8, wavelength: F8) -> F8:
     return np.asarray(spline.ev(pixels, np.broadcast_to(wavelength, pixels.shape)), np.float64)
 
 
+class PhasedTable(NamedTuple):
+    """A row of an APCORR file whose sizes change with wavelength: sizes (w, s), wavelengths (w,), corrections (w, s)."""
+
+    size: F8
+    wavelength: F8
+    correction: F8
+
+
+def phased_factors(table: PhasedTable, pixels: F8, wavelength: F8) -> F8:
+    """Return the factor for light outside the box as `aperture_factors` does; 1 beyond the table's wavelengths.
+
+    Sizes and corrections are interpolated in wavelength first.
+
+    Parameters
+    ----------
+    table : PhasedTable
+    pixels : ndarray of float64, shape (n, points)
+    wavelength : ndarray of float64, shape (points,)
+        In microns.
+    """
+    order = np.argsort(table.wavelength, kind="stable")
+    known = np.asarray(table.wavelength, np.float64)[order]
+    found = np.ones(pixels.shape)
+    for k in np.flatnonzero((wavelength >= known[0]) & (wavelength <= known[-1])):
+        size, factor = (
+            np.array([np.interp(wavelength[k], known, column) for column in np.asarray(values, np.float64)[order].T])
+            for values in (table.size, table.correction)
+        )
+        found[:, k] = np.interp(pixels[:, k], size, factor)
+    return found
+
+
 def corrected(columns: Columns, factors: F8) -> Columns:
     """Multiply flux and surface brightness with factors, their variances with the squares; the background stays."""
     square = factors * factors
@@ -130,4 +162,18 @@ def corrected(columns: Columns, factors: F8) -> Columns:
         brightness=columns.brightness * factors,
         brightness_error=columns.brightness_error * factors,
         brightness_variances=_scaled(columns.brightness_variances, square),
+    )
+
+
+def multiplied(columns: Columns, response: F8) -> Columns:
+    """Multiply flux and background with a factor for each point, their variances with its square (spec others §2.6)."""
+    square = response * response
+    return replace(
+        columns,
+        flux=columns.flux * response,
+        error=columns.error * response,
+        variances=_scaled(columns.variances, square),
+        background=columns.background * response,
+        background_error=columns.background_error * response,
+        background_variances=_scaled(columns.background_variances, square),
     )
