@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamimg3.calibration import flat_of, planes_after
+from streamimg3.calibrated_headers import flat_of, planes_after
 from streamimg3.engine import Task
 from streamimg3.engine.budget import MIB
 from streamimg3.errors import InputError, StoreError

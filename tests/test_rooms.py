@@ -58,12 +58,15 @@ HOUSE = {
 }
 FREE = {
     "api",
+    "calibrated_headers",
     "calibrated_pixels",
     "calibrated_products",
     "calibration",
+    "calibration_members",
     "companions",
     "config",
     "cli",
+    "ingestion",
     "products",
     "progress",
     "session",

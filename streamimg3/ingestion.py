@@ -1,0 +1,310 @@
+"""Exposures come into a store: headers first, so that memory is checked and workers start, then pixels."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from streamimg3.engine import Runner, Task
+from streamimg3.engine.budget import MIB
+from streamimg3.engine.receipts import Ledger, digest
+from streamimg3.errors import InputError
+from streamimg3.pipelines import image2
+from streamimg3.session import Session
+from streamimg3.store import Observation
+from streamimg3.store.backend import is_local, normalise
+from streamimg3.store.documents import AssociationDocument, CalibrationDocument
+
+if TYPE_CHECKING:
+    from streamimg3.formats.association import Association
+    from streamimg3.formats.ingest import Found
+    from streamimg3.formats.sources import Opener
+    from streamimg3.store import ExposureRecord
+
+_LIBRARIES = 32 * MIB  # astropy's FITS
+_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Pixels that are still to be brought in: the association, what its headers say, the tasks, and the digest.
+
+    ``calibration`` is what is done to them on the way, ``means`` the tasks that come before: means of backgrounds.
+    """
+
+    association: Association
+    found: list[Found]
+    tasks: list[Task]
+    mark: str
+    calibration: CalibrationDocument | None = None
+    means: tuple[Task, ...] = ()
+
+
+def bring_headers(
+    inputs: str | Sequence[str],
+    session: Session,
+    params: image2.Params | None = None,
+    until: str | None = None,
+    runner: Runner | None = None,
+) -> tuple[Observation, Missing | None]:
+    """Make the store with all that comes from headers; no pixel is read.
+
+    Parameters
+    ----------
+    inputs : str or sequence of str
+        One association, or FITS files, folders and patterns.
+    session : Session
+        Where and how.
+    params : image2.Params, optional
+        The exposures are calibrated on their way.
+    until : str, optional
+        Last step of the calibration.
+    runner : Runner, optional
+        Its workers start while headers are read.
+
+    Returns
+    -------
+    obs : Observation
+        The store.
+    missing : Missing or None
+        The pixels that are still to be brought in; None = everything is there, and unchanged.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or bad, or the store holds something else.
+    BudgetError
+        If the memory cannot hold the tasks.
+    """
+    from streamimg3.formats import ingest as door
+    from streamimg3.formats.association import read_inputs
+    from streamimg3.formats.sources import open_sources
+
+    association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
+    plan = None
+    if params is not None:
+        from streamimg3.calibration import planned
+
+        association, plan = planned(association, params, session, until)
+    obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
+    root = _own(obs, session.force)
+    if runner is not None and not root.get("ingested"):
+        runner.warm()
+    for note in association.notes:
+        session.progress.note(note)
+    plan = plan.dated(obs) if plan else None
+    members = association.members if plan else association.science
+    mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
+    if root.get("ingested") and root.get("ingest") == mark and not session.force:
+        session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        obs.mend()
+        _recommit(obs, door.association_document(association), plan.document if plan else None)
+        return obs, None
+    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+        raise InputError(
+            f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
+        )
+    opener: Opener = plan.labels.opened if plan else open_sources
+    found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
+    tasks = _ingest_tasks(found, calibrated=plan is not None)
+    means = plan.means if plan else ()
+    session.runner(obs.url).require([*means, *tasks])
+    ledger = Ledger(obs.backend, "ingest", mark)
+    if session.force or "_created" not in ledger.done():
+        door.clear(obs)
+        door.create(obs, association, found)
+        if plan:
+            plan.create(obs, found[0].record.bunit)
+        ledger.mark("_created")
+    return obs, Missing(association, found, tasks, mark, plan.document if plan else None, means)
+
+
+def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
+    """Bring the documents of a kept store up to date: what they say besides has not changed any pixel."""
+    if obs.document(AssociationDocument) != association:
+        obs.commit(association)
+    if calibration is not None and obs.document(CalibrationDocument) != calibration:
+        obs.commit(calibration)
+
+
+def bring_pixels(obs: Observation, missing: Missing, session: Session, runner: Runner) -> None:
+    """Bring in the pixels that are still missing and finish the store.
+
+    Parameters
+    ----------
+    obs, missing
+        From :func:`bring_headers`.
+    session : Session
+        Storage options of the files.
+    runner : Runner
+        Who does the work.
+    """
+    from streamimg3.formats import ingest as door
+
+    obs.backend.sweep()
+    door.write_order(obs, missing.association, missing.found)
+    options, mark = dict(session.storage_options), missing.calibration.digest if missing.calibration else ""
+    if missing.means:
+        from streamimg3.calibrated_pixels import background_work
+
+        average = partial(background_work, obs=obs, mark=mark, options=options)
+        runner.fill(average, missing.means, Ledger(obs.backend, "bkg_subtract", missing.mark))
+    work = partial(_ingest_work, obs=obs, mark=missing.mark, options=options, calibration=mark)
+    ledger = Ledger(obs.backend, "ingest", missing.mark)
+    runner.fill(work, missing.tasks, ledger)
+    door.commit(obs, missing.found, missing.mark)
+
+
+def _own(obs: Observation, force: bool) -> dict[str, Any]:
+    """Return the root attributes; refuse a folder that holds something else."""
+    root = obs.root()
+    if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
+        entries = set(os.listdir(obs.url))
+        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch", "backgrounds"}:
+            raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
+    return root or {}
+
+
+def _same_members(obs: Observation, urls: list[str]) -> bool:
+    calibrated = obs.document(CalibrationDocument)
+    if calibrated is not None:
+        return [e.url for e in calibrated.exposures] == urls
+    document = obs.document(AssociationDocument)
+    return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
+
+
+def _default_store(session: Session, product: str) -> str:
+    return f"{normalise(session.output_dir)}/{product}.zarr"
+
+
+def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
+    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes.
+
+    Exposures that are ``calibrated`` on the way are faster with the memory for all planes at once.
+    """
+    from streamimg3.formats.ingest import band_memory
+    from streamimg3.formats.ingest_cubes import block_memory
+    from streamimg3.store.cubes import cube_stacks
+    from streamimg3.store.layout import chunking, cube_chunking
+
+    files: dict[int, list[ExposureRecord]] = {}
+    for f in found:
+        if not f.record.integrations:
+            files.setdefault(f.member, []).append(f.record)
+    tasks = []
+    for number, mine in files.items():
+        need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
+        writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
+        task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
+        tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
+    for stack in cube_stacks([f.record for f in found]):
+        (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
+        for number, (first, last) in enumerate(stack.blocks()):
+            box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
+            key = f"c{ny}x{nx}-{number:06d}"
+            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number), libraries=_LIBRARIES)
+            pixels = math.prod(cube_chunking(stack.shape, stack.count)[1])
+            tasks.append(_with_all_planes(task, pixels, stack.records[0]) if calibrated else task)
+    return tasks
+
+
+def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
+    """Return a task that holds all planes of its shard besides, if it may."""
+    from streamimg3.calibrated_pixels import WORKING
+
+    least = task.least + WORKING
+    return replace(task, nbytes=least + pixels * 4 * len(record.planes), least=least)
+
+
+def _ingest_work(
+    task: Task, *, obs: Observation, mark: str, options: dict[str, str], calibration: str = ""
+) -> dict[str, float]:
+    import time
+
+    from streamimg3.formats.ingest import read_order, store_member
+    from streamimg3.formats.ingest_cubes import store_block
+    from streamimg3.formats.sources import open_sources
+
+    start = time.process_time()
+    opener: Opener = open_sources
+    if calibration:
+        from streamimg3.calibrated_pixels import open_calibrated
+
+        opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
+    order = read_order(obs, mark)
+    if isinstance(task.item, int):
+        store_member(obs, *order[task.item], options, opener)
+    else:
+        ny, nx, number = task.item
+        store_block(obs, order, (ny, nx, number), options, opener)
+    return {"ingest": time.process_time() - start}
+
+
+def opened(
+    inputs: str | Sequence[str],
+    session: Session,
+    params: object,
+    until: str | None = None,
+    runner: Runner | None = None,
+) -> tuple[Observation, Missing | None]:
+    """Return the store that the inputs are, or the one they go into with what is still missing in it.
+
+    Parameters
+    ----------
+    inputs, session, until, runner
+        As for :func:`bring_headers`.
+    params : object
+        Of the pipeline that wants the exposures; those of image2 calibrate them on their way.
+
+    Raises
+    ------
+    InputError
+        As :func:`bring_headers`, or if two stores are named.
+    """
+    from streamimg3.formats.names import looks_like_fits
+
+    names = [inputs] if isinstance(inputs, str) else list(inputs)
+    if len(names) == 1 and not names[0].lower().endswith((".json", ".yaml", ".yml")) and not looks_like_fits(names[0]):
+        obs = Observation.at(names[0], session.storage_options)
+        if obs.root() is not None:
+            if session.store is not None and normalise(session.store) != obs.url:
+                raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
+            obs.require()
+            obs.mend()
+            if isinstance(params, image2.Params):
+                session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
+            return obs, None
+    if isinstance(params, image2.Params):
+        return bring_headers(names, session, params, until, runner)
+    kept = _calibrated_members(names, session)
+    return (kept, None) if kept is not None else bring_headers(names, session, runner=runner)
+
+
+def _calibrated_members(names: Sequence[str], session: Session) -> Observation | None:
+    """Return the session's store if an association's members are the exposures that image2 has calibrated in it.
+
+    The members' files need not be there then.
+    """
+    from streamimg3.formats.association import read_table
+    from streamimg3.formats.ingest import association_document
+    from streamimg3.formats.names import absolute, file_name
+
+    if session.store is None or session.force or len(names) != 1 or not names[0].lower().endswith(".json"):
+        return None
+    obs = Observation.at(session.store, session.storage_options)
+    root = obs.root()
+    if root is None or not root.get("ingested") or obs.document(CalibrationDocument) is None:
+        return None
+    association = read_table(absolute(names[0]), session.storage_options)
+    if [file_name(m.url) for m in association.science] != [r.filename for r in obs.records()]:
+        return None
+    for note in association.notes:
+        session.progress.note(note)
+    session.progress.note(f"the exposures are those that image2 has calibrated in {obs.url}")
+    obs.mend()
+    _recommit(obs, association_document(association), None)
+    return obs
