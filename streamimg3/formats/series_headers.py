@@ -40,13 +40,24 @@ def series_facts(exposure: Exposure) -> SeriesFacts:
 
     exp_type = (text("EXP_TYPE") or "").upper()
     x, y = (value(k, sci, primary) for k in ("XREF_SCI", "YREF_SCI"))
-    slit = tuple(value(k, sci, primary) for k in ("SRCXPOS", "SRCYPOS"))
+    source = [value(k, sci, primary) for k in ("SRCXPOS", "SRCYPOS")]
+    names = {
+        "instrument": "INSTRUME", "detector": "DETECTOR", "channel": "CHANNEL", "subarray": "SUBARRAY", "filter": "FILTER",
+        "pupil": "PUPIL", "grating": "GRATING", "target": "TARGNAME", "slit": "SLTNAME", "source_type": "SRCTYPE",
+    }  # fmt: skip
     return SeriesFacts(
-        exp_type, card_value(primary, "TSOVISIT", url) is True or exp_type in SERIES_TYPES,
-        *(text(k) for k in ("INSTRUME", "DETECTOR", "CHANNEL", "SUBARRAY", "FILTER", "PUPIL", "GRATING", "TARGNAME")),
-        exposure.record.bunit, exposure.record.pixar_sr, value("EFFINTTM"),
-        None if x is None or y is None else (y - 1, x - 1),
-        whole("DISPAXIS"), whole("SPORDER"), text("SLTNAME"), text("SRCTYPE"),
-        None if None in slit else slit,  # type: ignore[arg-type]
-        text("S_PHOTOM") == _DONE, whole("NINTS"), whole("EXSEGNUM"), value("EXPMID"),
-    )  # fmt: skip
+        exp_type,
+        card_value(primary, "TSOVISIT", url) is True or exp_type in SERIES_TYPES,
+        bunit=exposure.record.bunit,
+        pixel_area=exposure.record.pixar_sr,
+        integration_time=value("EFFINTTM"),
+        position=None if x is None or y is None else (y - 1, x - 1),
+        dispaxis=whole("DISPAXIS"),
+        order=whole("SPORDER"),
+        source=None if source[0] is None or source[1] is None else (source[0], source[1]),
+        calibrated=text("S_PHOTOM") == _DONE,
+        integrations=whole("NINTS"),
+        segment=whole("EXSEGNUM"),
+        day=value("EXPMID"),
+        **{field: text(keyword) for field, keyword in names.items()},  # type: ignore[arg-type]
+    )

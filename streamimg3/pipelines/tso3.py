@@ -9,6 +9,7 @@ from typing import Any
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
 from streamimg3.stages import extract_1d, photom, tso_outlier_detection, tso_photometry, white_light
+from streamimg3.stages.photometry_columns import unit_of
 from streamimg3.stages.series_blocks import references_of
 from streamimg3.store import Observation
 from streamimg3.store.documents import OutlierDocument, RunDocument
@@ -72,7 +73,7 @@ def applicable(obs: Observation) -> tuple[str, ...]:
         shown = ", ".join(sorted({f.exp_type for f in facts}))
         raise InputError(f"the exposures are images and spectra ({shown}): run tso3 on each kind by itself")
     if kinds == {True}:
-        units = {tso_photometry.unit_of(f) for f in facts}
+        units = {unit_of(f) for f in facts}
         if len(units) > 1:
             raise InputError(
                 f"the exposures have different units ({', '.join(sorted(units))}): run tso3 on each by itself"
