@@ -13,7 +13,7 @@ from streamimg3.engine.budget import share
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
-from streamimg3.pipelines import image2, image3
+from streamimg3.pipelines import coron3, image2, image3
 from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
@@ -31,8 +31,8 @@ __all__ = [
     "summary",
 ]
 
-PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3}
-Params = image2.Params | image3.Params
+PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3, "coron3": coron3}
+Params = image2.Params | image3.Params | coron3.Params
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -129,7 +129,8 @@ def plan(
         before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
         return {**before, **image2.plan(obs, params)}
     companions.bring(obs, params, session)
-    return image3.plan(obs, params)
+    tasks: dict[str, list[Task]] = PIPELINES[pipeline.removeprefix("calwebb_")].plan(obs, params)
+    return tasks
 
 
 def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def run(
     Parameters
     ----------
     pipeline : str
-        ``image2`` or ``image3`` (or ``calwebb_image2`` ...).
+        ``image2``, ``image3`` or ``coron3`` (or ``calwebb_image2`` ...).
     inputs : str or sequence of str
         An association, FITS files, folders, patterns, or a store that was ingested before.
     until : str, optional
@@ -203,7 +204,7 @@ def run_settings(
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)
-        if isinstance(params, image3.Params):
+        if not isinstance(params, image2.Params):
             companions.bring(obs, params, session)
         planned = module.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)

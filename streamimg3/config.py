@@ -199,6 +199,8 @@ def _step_name(name: str) -> str:
         "bkgsubtract": "bkg_subtract",
         "backgroundsubtraction": "bkg_subtract",
         "flatfield": "flat_field",
+        "stackrefs": "stack_refs",
+        "alignrefs": "align_refs",
     }
     plain = name.lower().removesuffix("step")
     return aliases.get(plain, plain)
@@ -348,6 +350,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
         return _coerce(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if args[-1] is Ellipsis and isinstance(parts, int | float) and not isinstance(parts, bool):
+            parts = [parts]
         if isinstance(parts, list | tuple) and args[-1] is Ellipsis:
             return tuple(_coerce(args[0], p, where) for p in parts)
         if not isinstance(parts, list | tuple) or len(parts) != len(args):

@@ -97,14 +97,14 @@ def bring_headers(
     for note in association.notes:
         session.progress.note(note)
     plan = plan.dated(obs) if plan else None
-    members = association.members if plan else association.science
+    members = association.members if plan else association.exposures
     mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
-        session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
-    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.exposures]):
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
@@ -174,7 +174,7 @@ def _same_members(obs: Observation, urls: list[str]) -> bool:
     if calibrated is not None:
         return [e.url for e in calibrated.exposures] == urls
     document = obs.document(AssociationDocument)
-    return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
+    return document is not None and [m.url for m in document.exposures] == urls
 
 
 def _default_store(session: Session, product: str) -> str:
@@ -300,7 +300,7 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     if root is None or not root.get("ingested") or obs.document(CalibrationDocument) is None:
         return None
     association = read_table(absolute(names[0]), session.storage_options)
-    if [file_name(m.url) for m in association.science] != [r.filename for r in obs.records()]:
+    if [file_name(m.url) for m in association.exposures] != [r.filename for r in obs.records()]:
         return None
     for note in association.notes:
         session.progress.note(note)

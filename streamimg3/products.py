@@ -15,6 +15,7 @@ from streamimg3.store.documents import (
     AlignmentDocument,
     AssociationDocument,
     CatalogDocument,
+    MemberEntry,
     OutlierDocument,
     ResampleDocument,
     RunDocument,
@@ -64,6 +65,10 @@ def export(
         from streamimg3.calibrated_products import export_calibrated
 
         return export_calibrated(obs, session, runner, last)
+    if last is not None and last.pipeline == "coron3":
+        from streamimg3.coronagraphy_products import export_coron3
+
+        return export_coron3(obs, session, runner, last)
     statuses = last.statuses if last else {}
     mosaics = run.mosaics if run else _mosaics(obs)
     written = _streamed(obs, session, runner, statuses, mosaics)
@@ -106,6 +111,10 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
     session : Session
         Where the products go.
     """
+    if any(m.exptype.strip().lower() == "psf" for m in _members(obs)):
+        from streamimg3.coronagraphy_products import foreseen_products
+
+        return foreseen_products(obs, session)
     rest = rest_of(session) + _GATHERED
     shapes = {r.shape for r in obs.records()}
     tasks = [exposure_task(0, max(shapes, key=lambda shape: shape[1]), rest)]
@@ -114,6 +123,12 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
         side = max(box[2] - box[0] for task in tiles for _, box in task.writes)
         tasks.append(mosaic_task("i2d", (max(y for y, _ in corners), max(x for _, x in corners)), side, rest))
     return tasks
+
+
+def _members(obs: Observation) -> Sequence[MemberEntry]:
+    """Return the members of the association whose exposures are in a store."""
+    found = obs.document(AssociationDocument)
+    return found.exposures if found is not None else ()
 
 
 def rest_of(session: Session) -> int:

@@ -18,6 +18,7 @@ def _load() -> None:
     """Load what every worker needs."""
     import streamimg3.formats.ingest
     import streamimg3.kernels.ready
+    import streamimg3.pipelines.coron3
     import streamimg3.pipelines.image2
     import streamimg3.pipelines.image3  # noqa: F401
 

@@ -22,7 +22,7 @@ from streamimg3.formats.names import (
 
 _TABLES = (".json", ".yaml", ".yml")
 _LEVEL2 = re.compile(r"lv2|level2|(image|spec|tso|wfs-image)-?2\b", re.IGNORECASE)
-_COMBINED = ("science", "psf")  # roles that have a place in a level-3 product
+COMBINED = ("science", "psf")  # roles that have a place in a level-3 product
 _NOTHING = ("", "null", "none")  # what stands where an exposure has no trouble
 
 JSON: TypeAlias = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
@@ -102,6 +102,11 @@ class Association:
         """The members to be combined, in association order (their order fixes context bits)."""
         return tuple(member for member in self.members if member.exptype.strip().lower() == "science")
 
+    @property
+    def exposures(self) -> tuple[Member, ...]:
+        """The members whose pixels come into a store: science, and reference stars (psf), in association order."""
+        return tuple(member for member in self.members if member.exptype.strip().lower() in COMBINED)
+
 
 def read_inputs(inputs: Sequence[str], options: Mapping[str, str]) -> Association:
     """Read what a run is given; no file but the association is opened.
@@ -131,7 +136,8 @@ def read_inputs(inputs: Sequence[str], options: Mapping[str, str]) -> Associatio
     if tables and len(inputs) > 1:
         raise InputError(f"{tables[0]}: is an association and must be the only input; {len(inputs)} were given")
     association = read_table(absolute(tables[0]), options) if tables else _from_files(inputs, options)
-    check_members(association, options)
+    for role in COMBINED:
+        check_members(association, options, role)
     return association
 
 
@@ -200,7 +206,7 @@ def read_table(url: str, options: Mapping[str, str]) -> Association:
         program=_text(content, "program"),
         target=_text(content, "target"),
         asn_type=_text(content, "asn_type"),
-        notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), _COMBINED),
+        notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), COMBINED),
         products=tuple(_product(product, url) for product in products) if level2 else (),
     )
     if not association.science:

@@ -68,10 +68,12 @@ _GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOS
 def is_jwst(file: FitsFile, unnamed: bool = False) -> bool:
     """Return whether a file carries JWST's keywords and layout (TELESCOP is JWST and there is a SCI extension).
 
-    With ``unnamed``, a file without TELESCOP will do too.
+    Without TELESCOP, the name of one of JWST's data models (DATAMODL) says it too, and with ``unnamed`` nothing need say it.
     """
-    telescope = card_value(file.hdus[0].header, "TELESCOP", file.url)
-    return (telescope == "JWST" or (unnamed and not telescope)) and any(hdu.name == "SCI" for hdu in file.hdus)
+    header = file.hdus[0].header
+    telescope = card_value(header, "TELESCOP", file.url)
+    named = telescope == "JWST" or (not telescope and bool(unnamed or card_value(header, "DATAMODL", file.url)))
+    return named and any(hdu.name == "SCI" for hdu in file.hdus)
 
 
 def jwst_source(file: FitsFile, bare: bool = False) -> Source:

@@ -58,6 +58,7 @@ PLANES = {
     "outlier": PlaneKind("uint8", 0, "1 where the pixel was found to be an outlier"),
     "median": PlaneKind("float32", math.nan, "median of the exposure groups", 1),
     "median_err": PlaneKind("float32", math.nan, "median error of the exposure groups", 1),
+    "weights": PlaneKind("float32", 0, "weight of the pixels in the alignment of reference stars"),
     "blot": PlaneKind("float32", math.nan, "median of the exposure groups in the exposure's pixels", 1),
     "wht": PlaneKind("float32", 0, "sum of the weights of the contributing pixels"),
     "con": PlaneKind("int32", 0, "context: bit k of plane p is set where exposure 32 p + k contributes"),
