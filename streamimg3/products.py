@@ -21,6 +21,7 @@ from streamimg3.store.documents import (
     RunDocument,
 )
 from streamimg3.store.layout import CHUNK
+from streamimg3.store.series_documents import SeriesReferencesDocument
 
 MOSAIC = "resample"  # name of the document of the mosaic of all exposures
 # Measured while a product is written: bytes per pixel of an exposure's band, the metadata, and gwcs and asdf
@@ -65,6 +66,10 @@ def export(
         from streamimg3.calibrated_products import export_calibrated
 
         return export_calibrated(obs, session, runner, last)
+    if last is not None and last.pipeline == "tso3":
+        from streamimg3.series_products import export_tso3
+
+        return export_tso3(obs, session, runner, last)
     if last is not None and last.pipeline == "coron3":
         from streamimg3.coronagraphy_products import export_coron3
 
@@ -111,6 +116,10 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
     session : Session
         Where the products go.
     """
+    if not tiles and all(r.integrations for r in obs.records()) and obs.document(SeriesReferencesDocument) is not None:
+        from streamimg3 import series_products
+
+        return series_products.foreseen_products(obs, session)
     if any(m.exptype.strip().lower() == "psf" for m in _members(obs)):
         from streamimg3.coronagraphy_products import foreseen_products
 

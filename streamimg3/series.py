@@ -11,9 +11,7 @@ import numpy as np
 
 from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError
-from streamimg3.formats.association import Association
 from streamimg3.formats.fits_file import parse_cards
-from streamimg3.formats.names import root_name
 from streamimg3.formats.reference_card import ExposureFacts
 from streamimg3.formats.reference_crds import CrdsModule
 from streamimg3.formats.reference_image import PlaneReader, cut, open_reference, science_hdu, subarray_of
@@ -32,7 +30,6 @@ from streamimg3.stages import photom
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import UsedReference
 from streamimg3.store.rows import write_rows
-from streamimg3.store.series import segment_number, series_name
 from streamimg3.store.series_documents import (
     ApertureCorrection,
     SeriesExposure,
@@ -48,16 +45,6 @@ T = TypeVar("T")
 _CODE = 1
 _SOSS = "NIS_SOSS"
 _GAIN = "references/gain"
-
-
-def in_time(association: Association) -> Association:
-    """Return an association whose segments follow one another: exposures as listed, each one's files by segment."""
-    names = [root_name(m.url) for m in association.members]
-    first: dict[str, int] = {}
-    for place, name in enumerate(names):
-        first.setdefault(series_name(name), place)
-    order = sorted(range(len(names)), key=lambda i: (first[series_name(names[i])], segment_number(names[i]) or 0, i))
-    return replace(association, members=tuple(association.members[i] for i in order))
 
 
 def _crds() -> CrdsModule:

@@ -78,6 +78,8 @@ class Params:
         Order of the polynomial; None = as the file says, else 0.
     save_profile : bool
         Write the weights of the pixels (``_profile``).
+    by_segment : bool
+        Ours: write a file of spectra for each segment, instead of one for all.
     override_extract1d, override_apcorr : str or None
         Reference files, or ``N/A``.
 
@@ -96,6 +98,7 @@ class Params:
     bkg_fit: str | None = None
     bkg_order: int | None = None
     save_profile: bool = False
+    by_segment: bool = False
     override_extract1d: str | None = None
     override_apcorr: str | None = None
 
@@ -163,13 +166,13 @@ def _pixels(
 ) -> tuple[NDArray[np.float32], Variances | None]:
     """Read pixels and variances; those that are absent are 0."""
     seen, box = setting.seen(record), Box.of_shape(record.shape)
-    bad = seen.bad(first, last, box)
-    sci = seen.read("sci", first, last, box, bad)
+    bad = seen.invalid(first, last, box)
+    sci = seen.floats("sci", first, last, box, bad)
     names = ("var_poisson", "var_rnoise", "var_flat")
     if not any(seen.exposure.has(name) for name in names):
         return sci, None
     planes = [
-        seen.read(name, first, last, box, bad) if seen.exposure.has(name) else np.zeros(sci.shape, np.float32)
+        seen.floats(name, first, last, box, bad) if seen.exposure.has(name) else np.zeros(sci.shape, np.float32)
         for name in names
     ]
     return sci, Variances(*planes)
@@ -231,7 +234,7 @@ def run(obs: Observation, params: Params, runner: Runner, outliers: bool, photom
     if kept is not None and kept.digest == mark:
         runner.progress.note(f"{NAME}: unchanged, kept")
         return kept
-    setting = Setting(obs, mark, outliers, matched=True)
+    setting = Setting(obs, mark, outliers)
     ledger = Ledger(obs.backend, NAME, mark)
     fresh = "_created" not in ledger.done()
     if fresh:

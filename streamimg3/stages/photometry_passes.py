@@ -16,6 +16,7 @@ from streamimg3.kernels.centroid import Boxes, find_centres, fit_stars
 from streamimg3.kernels.time_aperture import Apertures, TimeSums, aperture_series, whole_series
 from streamimg3.stages.series_blocks import Setting, pieces
 from streamimg3.store import ExposureRecord
+from streamimg3.store.layout import FLAGS
 from streamimg3.store.rows import read_rows, write_rows
 from streamimg3.store.series_documents import SeriesFacts
 
@@ -87,13 +88,15 @@ def _pixels(
 ) -> tuple[F4, NDArray[np.bool_], F4 | None]:
     """Read pixels in the unit of the photometry; where they are bad; and their errors if wanted."""
     seen = setting.seen(piece.record)
-    bad = seen.bad(piece.first, piece.last, box)
+    span = piece.first, piece.last, box
+    bad = seen.invalid(*span) if setting.judged else (seen.flags(*span) & np.uint32(FLAGS["DO_NOT_USE"])) != 0
+    matched = bad if setting.judged else None  # pixels that are flagged only keep their values otherwise
     factor = _factor(setting, piece.record, box)
-    sci = seen.read("sci", piece.first, piece.last, box, bad)
+    sci = seen.floats("sci", *span, matched)
     sci *= factor
     err = None
     if with_err:
-        err = seen.read("err", piece.first, piece.last, box, bad)
+        err = seen.floats("err", *span, matched)
         err *= factor
     bad |= np.isnan(sci)
     return sci, bad, err

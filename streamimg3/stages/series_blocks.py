@@ -14,7 +14,8 @@ from streamimg3.engine.budget import MIB
 from streamimg3.errors import InputError
 from streamimg3.store import Exposure, ExposureRecord, Observation
 from streamimg3.store.layout import TIMES
-from streamimg3.store.series import SeenCube, Series, time_series
+from streamimg3.store.seen_cube import SeenCube
+from streamimg3.store.series import Series, time_series
 from streamimg3.store.series_documents import SeriesExposure, SeriesReferencesDocument
 
 BLOCK = 2**22  # pixels of a block, about
@@ -26,13 +27,12 @@ REST = 24 * MIB  # codecs, chunks that are read in part
 class Setting:
     """A store with time series, as workers find it; ``mark`` tells runs apart.
 
-    ``outliers`` says whether those that the store holds count, ``matched`` whether bad pixels are NaN in all planes.
+    ``judged`` says whether the outliers that the store holds count.
     """
 
     obs: Observation
     mark: str
-    outliers: bool
-    matched: bool
+    judged: bool
 
     @property
     def series(self) -> tuple[Series, ...]:
@@ -46,7 +46,7 @@ class Setting:
 
     def seen(self, record: ExposureRecord) -> SeenCube:
         """Return a segment seen through the outliers."""
-        return SeenCube(Exposure(self.obs, record), self.outliers, self.matched)
+        return SeenCube(Exposure(self.obs, record), self.judged)
 
     def entry(self, record: ExposureRecord) -> SeriesExposure:
         """Return what applies to a segment."""

@@ -152,7 +152,7 @@ def run(obs: Observation, params: Params, runner: Runner, matched: bool) -> Phot
         return kept
     for record, entry in zip(records, references.exposures, strict=True):
         _check(record, entry)
-    made = _Run(Setting(obs, mark, matched, matched), params, runner)
+    made = _Run(Setting(obs, mark, matched), params, runner)
     document = made.document(mark)
     for note in document.notes:
         runner.progress.note(f"{NAME}: {note}")

@@ -1,4 +1,4 @@
-"""Time series: the segments of one exposure as one time axis, and their pixels seen through the outliers found."""
+"""Time series: the segments of one exposure as one time axis."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from streamimg3.geometry import Box
 from streamimg3.store.cubes import Part
-from streamimg3.store.exposure import Exposure, ExposureRecord
-from streamimg3.store.layout import FLAGS, cube_chunking
+from streamimg3.store.exposure import ExposureRecord
+from streamimg3.store.layout import cube_chunking
 
 _SEGMENT = re.compile(r"-seg(\d+)")
-_OUTLIER = np.uint32(FLAGS["OUTLIER"] | FLAGS["DO_NOT_USE"])
-_BAD = np.uint32(FLAGS["DO_NOT_USE"])
 
 
 def series_name(name: str) -> str:
@@ -101,48 +95,3 @@ def time_series(records: Sequence[ExposureRecord]) -> tuple[Series, ...]:
         title = name if names.count(name) == 1 else f"{name}_{shape[0]}x{shape[1]}"
         found.append(Series(title, tuple(mine)))
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class SeenCube:
-    """A cube seen through the outliers: what is bad in one plane is bad in all, as in the reference's ``_crfints``.
-
-    Parameters
-    ----------
-    exposure : Exposure
-        The cube.
-    outliers : bool
-        Whether the outliers that the store holds count.
-    matched : bool
-        Whether what is NaN in one plane is bad, and what is bad is NaN; otherwise pixels are as they came.
-    """
-
-    exposure: Exposure
-    outliers: bool = True
-    matched: bool = True
-
-    def flags(self, first: int, last: int, box: Box) -> NDArray[np.uint32]:
-        """Return the flags of some integrations, shape (n, rows, columns)."""
-        found = np.zeros((last - first, *box.shape), np.uint32)
-        if self.exposure.has("dq"):
-            found |= self.exposure.read_block("dq", first, last, box).astype(np.uint32, copy=False)
-        if self.outliers:
-            outlier = self.exposure.read_block("outlier", first, last, box) != 0
-            np.bitwise_or(found, _OUTLIER, out=found, where=outlier)
-        if self.matched:
-            nan = self.exposure.read_block("nan", first, last, box) != 0
-            np.bitwise_or(found, _BAD, out=found, where=nan)
-        return found
-
-    def bad(self, first: int, last: int, box: Box) -> NDArray[np.bool_]:
-        """Return where pixels must not be used."""
-        return np.asarray((self.flags(first, last, box) & _BAD) != 0, np.bool_)
-
-    def read(
-        self, plane: str, first: int, last: int, box: Box, bad: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
-        """Return a plane of numbers, NaN where pixels are bad; ``bad`` saves finding out again where that is."""
-        values = np.array(self.exposure.read_block(plane, first, last, box), np.float32)
-        if self.matched:
-            np.copyto(values, np.float32(np.nan), where=self.bad(first, last, box) if bad is None else bad)
-        return values
