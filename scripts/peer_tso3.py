@@ -142,9 +142,14 @@ def _unbounded(model: Any, rng: np.random.Generator) -> None:
     model.meta.wcs.bounding_box = None
 
 
+def _single(model: Any, rng: np.random.Generator) -> None:
+    """Make it an exposure that is no time series."""
+    model.meta.visit.tsovisit, model.meta.exposure.type = False, "NRC_IMAGE"
+
+
 CHANGES: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "holes": _holes, "blank": _blank, "wander": _wander, "lens": _lens, "counts": _counts, "bright": _bright, "twice": _twice,
-    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded,
+    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded, "single": _single,
 }  # fmt: skip
 
 
@@ -354,6 +359,7 @@ CASES = {
     for case in (
         Case("images", "the recipe: default window, and a segment that is shorter", (20, 21, 26, 27), lengths=(40, 20)),
         Case("images-even", "window of 4; holes", (20, 21, 22, 26, 27), changes=("holes",), steps=_EVEN),
+        Case("images-single", "no time series", (19,), changes=("single",)),
         Case("images-two", "window of 2", (20,), steps=_TWO),
         Case("images-counts", "count rates, with gain", (25, 26, 27, 28), changes=("counts", "holes"), steps=_ODD),
         Case("images-moving", "apertures follow the star; other radii and boxes", (26, 27, 28),

@@ -14,7 +14,7 @@ from streamimg3.formats.asdf_tree import asdf_unit, put, reference
 from streamimg3.formats.blend import Column, Metadata, blend, exposure_metadata, jwst_keywords, jwst_table, packed
 from streamimg3.formats.cal_file import times_table
 from streamimg3.formats.fits_stream import Rows, Unit, Whole, primary, table, write_units
-from streamimg3.formats.i2d_header import arranged, own_card, placed, present
+from streamimg3.formats.i2d_header import arranged, make_card, own_card, placed, present
 from streamimg3.formats.publish import open_product
 from streamimg3.formats.step_facts import Changes
 from streamimg3.store import Exposure, Observation
@@ -226,7 +226,7 @@ def _facts(file: SpectraFile, extension: Extension, number: int) -> list[fits.Ca
     ]
     cards += [fits.Card("DETECTOR", spectrum.detector, "detector")] if spectrum.detector else []
     region = file.exposures[0].record.s_region if number == 1 else ""
-    return cards + ([fits.Card("S_REGION", region, "outline of the observed sky")] if region else [])
+    return cards + ([make_card("S_REGION", region, {})] if region else [])
 
 
 def _rows(obs: Observation, extension: Extension, kind: np.dtype[np.void], first: int, last: int) -> NDArray[np.void]:
