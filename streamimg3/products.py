@@ -233,7 +233,7 @@ def _catalog(obs: Observation, session: Session) -> list[str]:
 
 
 def export_preview(obs: Observation, session: Session) -> list[str]:
-    """Write a PNG of every mosaic of a store.
+    """Write a PNG of every mosaic of a store; after tso3, of light curves, centroids and spectra.
 
     Returns
     -------
@@ -242,15 +242,21 @@ def export_preview(obs: Observation, session: Session) -> list[str]:
     """
     from streamimg3.formats.publish import open_product
     from streamimg3.report.preview import preview
+    from streamimg3.report.series import series_pictures
 
     association = obs.document(AssociationDocument)
     product = association.product if association else "mosaic"
+    last = obs.document(RunDocument)
+    if last is not None and last.pipeline == "tso3":
+        pictures = {f"{product}_{kind}.png": data for kind, data in series_pictures(obs).items()}
+    else:
+        roots = {n: product if n == MOSAIC else n.removeprefix(f"{MOSAIC}-") for n in _mosaics(obs)}
+        pictures = {f"{root}_i2d.png": preview(obs, name) for name, root in roots.items()}
     written = []
-    for name in _mosaics(obs):
-        root = product if name == MOSAIC else name.removeprefix(f"{MOSAIC}-")
-        url = f"{normalise(session.output_dir)}/{root}_i2d.png"
+    for file, data in pictures.items():
+        url = f"{normalise(session.output_dir)}/{file}"
         with open_product(url, session.storage_options) as sink:
-            sink.write(preview(obs, name))
+            sink.write(data)
         session.progress.note(f"wrote {url}")
         written.append(url)
     return written

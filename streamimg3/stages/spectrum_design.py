@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -115,6 +116,14 @@ class Design:
             return "MJy", "MJy"
         return ("DN/s", "DN/s") if self.recipe.solid_angle is None else ("Jy", "MJy/sr")
 
+    @property
+    def mark(self) -> str:
+        """A digest of the arrays and of what headers say."""
+        total = hashlib.sha256(repr((self.slit, self.position, self.profile.lower, self.profile.upper)).encode())
+        for values in (self.profile.weights, self.background, self.wavelength, self.response):
+            total.update(b"none" if values is None else values.tobytes())
+        return total.hexdigest()
+
     def factors(self, pixels: F8) -> F8 | None:
         """Return the aperture correction of the points of some integrations, None = there is none."""
         table = self.recipe.correction
@@ -196,11 +205,25 @@ class Designer:
             sums = record.checksums.get("wcs"), record.checksums.get("wavelength")
             key = (record.shape, sums, facts, entry.apertures, entry.apcorr, entry.responses, entry.has_extract1d)
             if key not in self._made:
-                self._made[key] = tuple(self._segment(record))
-                self._found.unique += self._made[key]
+                self._made[key] = tuple(self._shared(design) for design in self._segment(record))
             if self._made[key]:
                 self._found.by_exposure[record.index] = self._made[key]
         return self._found
+
+    def _shared(self, design: Design) -> Design:
+        """Return the design that another segment has already, if it is the same: their metadata may still differ."""
+        same = (
+            d
+            for d in self._found.unique
+            if d.mark == design.mark and d.recipe == dataclasses.replace(design.recipe, number=d.recipe.number)
+        )
+        found = next(same, None)
+        if found is None:
+            found = dataclasses.replace(
+                design, recipe=dataclasses.replace(design.recipe, number=len(self._found.unique))
+            )
+            self._found.unique.append(found)
+        return found
 
     def _segment(self, record: ExposureRecord) -> list[Design]:
         facts = self._setting.entry(record).facts
@@ -212,7 +235,7 @@ class Designer:
             if order == 0 and not any(facts.instrument == i and p in (facts.filter, facts.grating) for i, p in _PRISMS):
                 self._found.note(f"{record.name}: order 0 of a grism is no spectrum")
                 continue
-            design = self._order(record, facts, order, len(self._found.unique) + len(made))
+            design = self._order(record, facts, order)
             made += [design] if design is not None else []
         return made
 
@@ -223,7 +246,7 @@ class Designer:
         apertures = [self._setting.references.apertures[n] for n in entry.apertures]
         return sorted({a.spectral_order for a in apertures if a.spectral_order is not None}) or [entry.facts.order or 1]
 
-    def _order(self, record: ExposureRecord, facts: SeriesFacts, order: int, number: int) -> Design | None:
+    def _order(self, record: ExposureRecord, facts: SeriesFacts, order: int) -> Design | None:
         exposure = Exposure(self._setting.obs, record)
         aperture = self._aperture(record, facts, order)
         if aperture is None:
@@ -242,7 +265,7 @@ class Designer:
         response = self._response(record, order, line)
         solid_angle = self._solid_angle(record, facts)
         recipe = Recipe(
-            number, order, box.dispaxis, fit, fit_order, smoothing, solid_angle,
+            0, order, box.dispaxis, fit, fit_order, smoothing, solid_angle,
             facts.calibrated and facts.instrument == "NIRSPEC" and facts.source_type == "POINT",
             self._correction(exposure, facts, (y, x), order), response is not None,
         )  # fmt: skip

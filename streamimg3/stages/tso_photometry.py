@@ -161,6 +161,7 @@ def run(obs: Observation, params: Params, runner: Runner, matched: bool) -> Phot
     for name in passes.BYTES:
         obs.backend.remove_tree(f"receipts/{NAME}-{name}")
     obs.backend.remove_tree(passes.SCRATCH)
+    obs.consolidate()  # without what is gone
     return document
 
 
