@@ -9,6 +9,7 @@ folder), the products, and by which error the reference ended, if by one.
 
 import importlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

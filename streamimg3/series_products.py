@@ -139,8 +139,6 @@ def _work(
     task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: Mapping[str, str]
 ) -> _Made:
     """Write one file."""
-    import gwcs  # noqa: F401 (before the memory is measured)
-
     kind = task.key.partition("-")[0]
     index = task.item if isinstance(task.item, int) else task.item[0]
     writer = _Writer(obs, destination, options, statuses)

@@ -21,6 +21,7 @@ from tests.pipelines.time_series import AREA, DAY, STEP, Scene, write_series
 IMAGES = Scene()
 SPECTRA = Scene(spectra=True, shape=(32, 60), flux=60.0)
 LENGTHS = (130, 100, 70)
+VARIABLE = {"variability": True}  # the star jitters by more than the errors of its pixels say
 
 
 class Notes(Progress):
@@ -39,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Observation, Path]
     association = write_series(folder, IMAGES, LENGTHS)
     session = Session(output_dir=str(folder), workers=1)
     photometry = {"radius": 4.0, "radius_inner": 7.0, "radius_outer": 10.0, "radii": [3.0, 5.0], "save_catalog": True}
-    return run("tso3", association, session=session, tso_photometry=photometry), folder
+    return run("tso3", association, session=session, tso_photometry=photometry, outlier_detection=VARIABLE), folder
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,11 @@ def spectra(tmp_path_factory: pytest.TempPathFactory) -> tuple[Observation, Path
     association = write_series(folder, SPECTRA, LENGTHS)
     session = Session(output_dir=str(folder), workers=1)
     chosen = {"override_extract1d": str(folder / "extract1d.json"), "override_apcorr": "N/A"}
-    return run("calwebb_tso3", association, session=session, extract_1d=chosen, white_light={"errors": True}), folder
+    white = {"errors": True}
+    obs = run(
+        "calwebb_tso3", association, session=session, extract_1d=chosen, white_light=white, outlier_detection=VARIABLE
+    )
+    return obs, folder
 
 
 def transit(scene: Scene, flux: np.ndarray) -> tuple[float, float]:
@@ -73,6 +78,12 @@ def lost_inside(scene: Scene, obs: Observation, rows: slice, columns: slice) -> 
     return float(good[inside].mean()), float(good[~inside].mean())
 
 
+def _hit_nearby(scene: Scene, number: int, reach: float) -> bool:
+    """Whether a cosmic ray is near the star in an integration."""
+    y, x = scene.hits(number)
+    return bool((np.hypot(y - scene.place[0], x - scene.place[1]) < reach).any())
+
+
 def _all(exposure):  # type: ignore[no-untyped-def]
     from streamimg3.geometry import Box
 
@@ -84,10 +95,15 @@ def test_transit_in_images(images: tuple[Observation, Path]) -> None:
     obs, folder = images
     table = QTable.read(folder / "jw00042-o001_t001_nircam_series_phot.ecsv")
     depth, error = transit(IMAGES, table["net_aperture_sum"].value)
-    assert error < 0.0005 and abs(depth - IMAGES.depth) < 3 * error
+    assert error < 0.001 and abs(depth - IMAGES.depth) < 3 * error
     y, x = (int(p) for p in IMAGES.place)
     inside, outside = lost_inside(IMAGES, obs, slice(y - 4, y + 5), slice(x - 4, x + 5))
-    assert inside <= 1e-4 and outside <= 1e-4
+    assert inside <= 5e-4 and outside <= 5e-4  # a pixel in two integrations: 25 values tell the scatter to 15 %
+    flux = table["net_aperture_sum"].value
+    quiet = [k for k in range(*IMAGES.dimmed) if not _hit_nearby(IMAGES, k, 11.0)]
+    chosen = flux[np.array(quiet) - 1]
+    spread = 1.4826 * np.median(np.abs(chosen - np.median(chosen)))
+    assert len(quiet) > 20 and (np.abs(chosen - np.median(chosen)) < 5 * spread).all()  # no integration is lost
 
 
 def test_transit_in_spectra(spectra: tuple[Observation, Path]) -> None:
@@ -96,10 +112,10 @@ def test_transit_in_spectra(spectra: tuple[Observation, Path]) -> None:
     curve = QTable.read(folder / "jw00042-o001_t001_nircam_series_whtlt.ecsv")
     flux = curve["whitelight_flux"].value
     depth, error = transit(SPECTRA, flux)
-    assert error < 0.0005 and abs(depth - SPECTRA.depth) < 3 * error
+    assert error < 0.001 and abs(depth - SPECTRA.depth) < 3 * error
     middle = int(SPECTRA.place[0])
     inside, outside = lost_inside(SPECTRA, obs, slice(middle - 3, middle + 5), slice(None))
-    assert inside <= 1e-4 and outside <= 1e-4
+    assert inside <= 5e-4 and outside <= 5e-4
     after = flux[SPECTRA.dimmed[1] + 1 :]
     spread = 1.4826 * np.median(np.abs(after - np.median(after)))
     assert np.median(curve["whitelight_flux_error"].value) == pytest.approx(spread, rel=0.35)
@@ -150,11 +166,12 @@ def test_again_nothing_is_redone_and_other_parameters_are(images: tuple[Observat
     obs, _ = images
     notes = Notes()
     chosen = {"radius": 4.0, "radius_inner": 7.0, "radius_outer": 10.0}
-    run("tso3", obs.url, session=Session(output_dir=str(tmp_path), workers=1, progress=notes), tso_photometry=chosen)
+    steps = {"tso_photometry": chosen, "outlier_detection": VARIABLE}
+    run("tso3", obs.url, session=Session(output_dir=str(tmp_path), workers=1, progress=notes), **steps)
     assert "outlier_detection: unchanged, kept" in notes.lines
     assert "tso_photometry: unchanged, kept" not in notes.lines
     before = obs.document(PhotometryDocument)
-    run("tso3", obs.url, session=Session(output_dir=str(tmp_path), workers=1, progress=notes), tso_photometry=chosen)
+    run("tso3", obs.url, session=Session(output_dir=str(tmp_path), workers=1, progress=notes), **steps)
     assert "tso_photometry: unchanged, kept" in notes.lines and obs.document(PhotometryDocument) == before
 
 

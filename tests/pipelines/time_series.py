@@ -37,7 +37,7 @@ class Scene:
     depth: float = 0.01
     dimmed: tuple[int, int] = (120, 200)
     flux: float = 100.0
-    noise: float = 0.7
+    noise: float = 0.35
     jitter: float = 0.03
     rays: int = 4
     cards: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
@@ -69,7 +69,7 @@ def _image(scene: Scene, number: int) -> F4:
     bell = np.exp(-0.5 * ((y - y0) / 1.3) ** 2)
     bell = bell * (0.8 + 0.4 * x / scene.shape[1]) if scene.spectra else bell * np.exp(-0.5 * ((x - x0) / 1.2) ** 2)
     sci = (2.0 + scene.light(number) * bell + scene.noise * rng.standard_normal(scene.shape)).astype(np.float32)
-    sci[scene.hits(number)] += np.float32(60.0 * scene.noise)
+    sci[scene.hits(number)] += np.float32(100.0 * scene.noise)
     sci.flags.writeable = False
     return sci
 
