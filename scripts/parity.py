@@ -1,8 +1,8 @@
 """Lay this package's products beside those of the reference pipeline, pixel by pixel and keyword by keyword.
 
-    python scripts/parity.py resample|image2|image3|tso3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
+    python scripts/parity.py resample|image2|image3|coron3|tso3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
 
-``resample`` compares mosaics made with many parameters; ``image2``, ``image3`` and ``tso3`` run the whole pipeline and judge the
+``resample`` compares mosaics made with many parameters; ``image2``, ``image3``, ``coron3`` and ``tso3`` run the whole pipeline and judge the
 checklist of its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
 The reference's products are cached in the work directory, so a second run repeats only this package's side.
 Exit code 0: everything within tolerance.  1: something is not.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import parity_coron3
 import parity_image2
 import parity_tso3
 from compare_products import Finding, PlaneResult, compare_headers, compare_planes
@@ -27,6 +28,7 @@ NAMES = {
     "resample": tuple(CASES),
     "image2": parity_image2.NAMES,
     "image3": tuple(IMAGE3),
+    "coron3": parity_coron3.NAMES,
     "tso3": parity_tso3.NAMES,
     "scores": ("a", "b"),
 }
@@ -34,6 +36,7 @@ FEW = {
     "resample": SMALL,
     "image2": parity_image2.SMALL,
     "image3": IMAGE3_SMALL,
+    "coron3": parity_coron3.SMALL,
     "tso3": parity_tso3.SMALL,
     "scores": ("a",),
 }
@@ -158,6 +161,11 @@ def main() -> int:
             print(parity_image2.make_cases(peer, names))
             return 0
         return 0 if parity_image2.report_image2(list(parity_image2.judge_image2(peer, names))) else 1
+    if options.what == "coron3":
+        if options.peer_only:
+            print(parity_coron3.make_cases(peer, names))
+            return 0
+        return 0 if parity_coron3.report_coron3(list(parity_coron3.judge_coron3(peer, names))) else 1
     if options.what == "tso3":
         if options.peer_only:
             print(parity_tso3.make_cases(peer, names))

@@ -13,7 +13,8 @@ from streamimg3.pipelines import coron3
 from streamimg3.session import Session
 from streamimg3.stages.psf_stack import cast_of
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import PsfmaskDocument, UsedReference
+from streamimg3.store.coron_documents import PsfmaskDocument
+from streamimg3.store.documents import UsedReference
 
 _ROOT = "psfmask"
 

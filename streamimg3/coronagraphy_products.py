@@ -39,13 +39,15 @@ from streamimg3.stages import klip
 from streamimg3.stages.psf_stack import Cast, cast_of
 from streamimg3.stages.reference_planes import Recipe, moved, ready, recipe_of, shifts_to
 from streamimg3.store import Exposure, Observation
-from streamimg3.store.documents import (
+from streamimg3.store.coron_documents import (
     AlignRefsDocument,
-    AssociationDocument,
     ContrastDocument,
     KlipDocument,
-    OutlierDocument,
     PsfmaskDocument,
+)
+from streamimg3.store.documents import (
+    AssociationDocument,
+    OutlierDocument,
     ResampleDocument,
     RunDocument,
 )

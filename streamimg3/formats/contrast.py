@@ -17,7 +17,8 @@ from streamimg3.formats.i2d_header import Mosaic
 from streamimg3.formats.publish import open_product
 from streamimg3.geometry import Box
 from streamimg3.store import Observation
-from streamimg3.store.documents import Contrast, ResampleDocument
+from streamimg3.store.coron_documents import Contrast
+from streamimg3.store.documents import ResampleDocument
 
 
 def write_contrast(obs: Observation, curve: Contrast, url: str, options: Mapping[str, str]) -> str:

@@ -23,7 +23,8 @@ from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.formats.step_facts import StepFacts
 from streamimg3.geometry import Box
 from streamimg3.store import Observation
-from streamimg3.store.documents import AssociationDocument, KlipDocument, ResampleDocument
+from streamimg3.store.coron_documents import KlipDocument
+from streamimg3.store.documents import AssociationDocument, ResampleDocument
 
 _EXTENSIONS = {
     "sci": "SCI",
@@ -122,7 +123,8 @@ def mosaic_of(obs: Observation, document: ResampleDocument, url: str, statuses: 
     everything = obs.exposures(aligned=not alone)
     chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
     name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
-    return Mosaic(document, chosen, name, StepFacts() if alone else StepFacts.of(obs, statuses))
+    facts = StepFacts() if alone else StepFacts.of(obs, statuses)
+    return Mosaic(document, chosen, name, facts, untouched="klip" in statuses)
 
 
 def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:

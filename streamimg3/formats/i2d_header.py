@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -89,12 +89,15 @@ class Mosaic:
         Name of the product.
     facts : StepFacts
         How the pipeline's steps ended and what they found about the exposures.
+    untouched : bool
+        HDRTAB lists the exposures as they came, without what the steps say.
     """
 
     document: ResampleDocument
     exposures: tuple[Exposure, ...]
     filename: str
     facts: StepFacts
+    untouched: bool = False
 
     @property
     def is_jwst(self) -> bool:
@@ -206,8 +209,9 @@ def note_cards(mosaic: Mosaic) -> list[fits.Card]:
 def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
     """Return the metadata of exposures as the mosaic saw them: cards, association, step statuses, background."""
     rows = []
+    facts = replace(mosaic.facts, statuses={}, outliers=None) if mosaic.untouched else mosaic.facts
     for exposure in exposures:
-        primary, sci = mosaic.facts.exposure(exposure.record)
+        primary, sci = facts.exposure(exposure.record)
         sci |= dict.fromkeys(k.name for k in jwst_keywords() if k.hdu == "SCI" and replaced(k.name, sci))
         changes = placed("PRIMARY", primary) | placed("SCI", sci)
         rows.append(present({**exposure_metadata(exposure), **changes}))

@@ -102,7 +102,7 @@ def stack_product(
         return blocks[plane].rows(k, y0, y1)
 
     made = Product(*_cards(exposure, changes), exposure.record.shape, count, tuple(blocks), read)
-    return with_metadata(made, exposure, changes)
+    return with_metadata(made, exposure, changes, placed=False)  # several exposures, each with a WCS of its own
 
 
 def replaced_planes(product: Product, blocks: dict[str, HeldBlock]) -> Product:
@@ -116,13 +116,16 @@ def replaced_planes(product: Product, blocks: dict[str, HeldBlock]) -> Product:
     return replace(product, read=read, planes=planes)
 
 
-def with_metadata(product: Product, exposure: Exposure, changes: tuple[Changes, Changes]) -> Product:
-    """Return a product with the exposure's metadata tree, where it has one."""
+def with_metadata(
+    product: Product, exposure: Exposure, changes: tuple[Changes, Changes], placed: bool = True
+) -> Product:
+    """Return a product with the exposure's metadata tree, where it has one; ``placed`` = with its WCS."""
     if exposure.record.wcs_kind != "gwcs":
         return product
     tree = changed_tree(exposure.wcs.text, changes, exposure.record.name)
     try:
-        put(tree, "meta.wcs", exposure.wcs.gwcs())
+        if placed:
+            put(tree, "meta.wcs", exposure.wcs.gwcs())
     except InputError:  # a WCS of spectra with transforms that this installation does not know: kept word for word
         return replace(product, asdf=exposure.wcs.text)
     return replace(product, asdf=asdf_unit(tree, product.units(1)).data)

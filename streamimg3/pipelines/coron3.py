@@ -11,7 +11,8 @@ from streamimg3.errors import InputError
 from streamimg3.stages import align_refs, hlsp, klip, outlier_coron, resample, stack_refs
 from streamimg3.stages.psf_stack import Cast, cast_of
 from streamimg3.store import Observation
-from streamimg3.store.documents import AlignRefsDocument, ContrastDocument, KlipDocument, OutlierDocument, RunDocument
+from streamimg3.store.coron_documents import AlignRefsDocument, ContrastDocument, KlipDocument
+from streamimg3.store.documents import OutlierDocument, RunDocument
 
 STEPS = ("outlier_detection", "stack_refs", "align_refs", "klip", "resample", "hlsp")
 # What each step leaves behind; a step that is skipped leaves nothing that a later one could see

@@ -9,7 +9,8 @@ import numpy as np
 
 from streamimg3.errors import InputError
 from streamimg3.store import Observation
-from streamimg3.store.documents import ContrastDocument, ResampleDocument
+from streamimg3.store.coron_documents import ContrastDocument
+from streamimg3.store.documents import ResampleDocument
 
 
 def contrast_picture(obs: Observation) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import AlignRefsDocument, KlipDocument
 from streamimg3.store.cubes import CubeStack, cube_stacks
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument
 from streamimg3.store.layout import COLUMNS, FLAGS
@@ -38,7 +39,20 @@ def describe(obs: Observation) -> str:
     for name in [k.removesuffix(".json") for k in obs.backend.keys("documents")]:
         if name == "resample" or name.startswith(("resample-", "rectified-")):
             lines += _mosaic(obs, name)
-    return "\n".join([*lines, *_calibration(obs)])
+    return "\n".join([*lines, *_calibration(obs), *_coronagraphy(obs)])
+
+
+def _coronagraphy(obs: Observation) -> list[str]:
+    """Lines about the alignment of reference stars and the subtraction of the star."""
+    alignment, subtraction = obs.document(AlignRefsDocument), obs.document(KlipDocument)
+    lines = []
+    if alignment is not None:
+        lines.append(f"align_refs {alignment.status}" + (f": {alignment.reason}" if alignment.reason else ""))
+        lines += [f"  {note}" for note in alignment.notes]
+    if subtraction is not None:
+        lines.append(f"klip: {subtraction.references} references, truncate {', '.join(map(str, subtraction.truncate))}")
+        lines += [f"  {note}" for note in subtraction.notes]
+    return lines
 
 
 def _calibration(obs: Observation) -> list[str]:

@@ -21,11 +21,9 @@ from streamimg3.stages.psf_stack import Cast, cast_of
 from streamimg3.stages.reference_planes import PLANE, Recipe, flags_of, moved, ready
 from streamimg3.stages.tile_drizzle import Clock
 from streamimg3.store import Exposure, Observation
+from streamimg3.store.coron_documents import AlignedReferences, AlignRefsDocument, PsfmaskDocument
 from streamimg3.store.documents import (
-    AlignedReferences,
-    AlignRefsDocument,
     OutlierDocument,
-    PsfmaskDocument,
     StageCost,
     plain,
     utc_now,

@@ -13,7 +13,13 @@ from streamimg3.errors import InputError
 from streamimg3.geometry import Box
 from streamimg3.kernels.contrast import contrast_curve
 from streamimg3.store import Observation
-from streamimg3.store.documents import Contrast, ContrastDocument, ResampleDocument, StageCost, plain, utc_now
+from streamimg3.store.coron_documents import Contrast, ContrastDocument
+from streamimg3.store.documents import (
+    ResampleDocument,
+    StageCost,
+    plain,
+    utc_now,
+)
 
 NAME = "hlsp"
 _CODE = 1  # raised when the numbers a given input leads to change

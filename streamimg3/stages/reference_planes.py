@@ -11,7 +11,7 @@ from streamimg3.geometry import Box
 from streamimg3.kernels.align import Shift, shift_plane
 from streamimg3.kernels.bad_fill import NON_SCIENCE, Filling, fill_bad
 from streamimg3.store import Exposure
-from streamimg3.store.documents import AlignedReferences, AlignRefsDocument
+from streamimg3.store.coron_documents import AlignedReferences, AlignRefsDocument
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.seen_cube import SeenCube
 

@@ -40,6 +40,7 @@ from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 NAME = "resample"
 ALONE = "rectified"  # folder of the mosaics of single exposures
 _CREATED = "_created"
+_OUTLINES = 64  # of integrations of one exposure, which are all the same
 _CODE = 1  # raised when the numbers a given input leads to change
 KERNELS = ("square", "gaussian", "point", "turbo", "lanczos2", "lanczos3")
 WEIGHTS = ("ivm", "exptime", "weight_map", "none")
@@ -479,10 +480,16 @@ def _document(
     return ResampleDocument(
         digest=setup.digest, made=utc_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
-        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
+        pixel_scale_ratio=frame.ratio, s_region=footprint.union(_outlines(target), frame.wcs),
         exposures=tuple(dict.fromkeys(la.exposure for la in setup.layers)), map_errors=tuple(errors),
         notes=_notes(setup, target, params), cost=cost,
     )  # fmt: skip
+
+
+def _outlines(target: Target) -> list[str]:
+    """Return the outlines of what is combined, integrations one by one: where their union begins depends on it."""
+    most = _OUTLINES if target.subtracted is not None else 1
+    return [e.s_region for e in target.exposures for _ in range(min(most, e.depth))]
 
 
 def _notes(setup: Setup, target: Target, params: Params) -> tuple[str, ...]:
