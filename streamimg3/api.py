@@ -100,6 +100,8 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
         progress.note(note)
     settings = config.without_absent(settings, getattr(PIPELINES[name], "ABSENT", ()))
     steps, skipped = config.take_skips(settings, PIPELINES[name].STEPS)
+    optional = [s for s in getattr(PIPELINES[name], "OPTIONAL", ()) if settings.get(s, {}).get("skip") is not False]
+    skipped |= frozenset(optional)
     made: dict[str, Any] = {}
     for step, stage in PIPELINES[name].STAGES.items():
         made[step], notes = config.build(stage.Params, steps.get(step, {}), step, getattr(stage, "UNUSED", {}))

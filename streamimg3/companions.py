@@ -12,7 +12,7 @@ def output_wcs(
     params: image2.Params | image3.Params | coron3.Params | tso3.Params, session: Session
 ) -> OutputWcsDocument | None:
     """Read the user's output WCS, if there is one; needs no store, so that a bad file is refused before any work."""
-    if isinstance(params, tso3.Params) or not params.resample.output_wcs or "resample" in params.skip:
+    if not params.resample.output_wcs or "resample" in params.skip:
         return None
     from streamimg3.formats.output_wcs import read_output_wcs
 

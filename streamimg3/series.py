@@ -113,16 +113,11 @@ class _Gatherer:
 
     def add(self, exposure: Exposure, facts: SeriesFacts) -> None:
         """Find the files of one exposure, as far as its steps need them."""
-        header = parse_cards(exposure.cards("primary"))
-        who = ExposureFacts.of_header(header, exposure.record.url)
         entry = SeriesExposure(facts)
-        if tso3.is_imaging(facts):
-            if facts.bunit == "DN/s" and "tso_photometry" not in self.params.skip:
-                entry = self._gain(entry, exposure, who)
-            self.entries.append(entry)
-            return
-        if "extract_1d" not in self.params.skip:
-            entry = self._spectra(entry, who)
+        step = "tso_photometry" if tso3.is_imaging(facts) else "extract_1d"
+        if step not in self.params.skip and (step == "extract_1d" or facts.bunit == "DN/s"):
+            who = ExposureFacts.of_header(parse_cards(exposure.cards("primary")), exposure.record.url)
+            entry = self._spectra(entry, who) if step == "extract_1d" else self._gain(entry, exposure, who)
         self.entries.append(entry)
 
     def _gain(self, entry: SeriesExposure, exposure: Exposure, who: ExposureFacts) -> SeriesExposure:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, resident
+from streamimg3.formats import i2d
 from streamimg3.formats.cal_file import write_product
 from streamimg3.formats.fits_stream import write_units
 from streamimg3.formats.names import absolute, is_remote
@@ -23,11 +24,17 @@ from streamimg3.formats.stack_products import HeldBlock, depth_of, image_units, 
 from streamimg3.formats.step_facts import Changes, StepFacts, status_keyword
 from streamimg3.formats.x1dints import SpectraFile, in_file_order, row_bytes, write_spectra
 from streamimg3.geometry import Box
-from streamimg3.products import rest_of
+from streamimg3.products import mosaic_task, rest_of
 from streamimg3.session import Session
 from streamimg3.stages import tso_photometry, white_light
 from streamimg3.store import Exposure, ExposureRecord, Observation
-from streamimg3.store.documents import AssociationDocument, OutlierDocument, RunDocument, UsedReference
+from streamimg3.store.documents import (
+    AssociationDocument,
+    OutlierDocument,
+    ResampleDocument,
+    RunDocument,
+    UsedReference,
+)
 from streamimg3.store.layout import cube_chunking
 from streamimg3.store.rows import read_rows
 from streamimg3.store.seen_cube import SeenCube
@@ -39,7 +46,7 @@ from streamimg3.store.series_documents import (
     SpectraDocument,
 )
 
-_KINDS = ("crfints", "median", "phot", "x1dints", "profile", "whtlt")  # in the order in which they are told
+_KINDS = ("crfints", "median", "phot", "x1dints", "profile", "whtlt", "i2d")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
 _PIXEL = 40  # bytes per pixel of the images that are read at a time: a plane, flags, masks, what they are made from
 _SPECTRA = 48 * MIB  # a band of rows being read and one being written
@@ -107,6 +114,10 @@ def _tasks(obs: Observation, session: Session, run: RunDocument) -> list[Task]:
             tasks += [replace(table, key=f"phot-{r.index:06d}", item=r.index) for r in obs.records()]
     if "extract_1d" in done:
         tasks += _spectra_tasks(obs, rest)
+    for name in run.mosaics:
+        mosaic = obs.document(ResampleDocument, name)
+        if mosaic is not None:
+            tasks.append(mosaic_task(f"i2d-{name}", mosaic.shape, mosaic.tile, rest))
     if "white_light" in done:
         tasks.append(replace(table, key="whtlt", item=-1))
     return tasks
@@ -139,7 +150,11 @@ def _work(
     task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: Mapping[str, str]
 ) -> _Made:
     """Write one file."""
-    kind = task.key.partition("-")[0]
+    kind, _, name = task.key.partition("-")
+    if kind == "i2d":
+        limit = resident() + task.limit
+        told = {step: status for step, status in statuses.items() if step == "outlier_detection"}
+        return ((kind, i2d.export_i2d(obs, destination, options, name=name, limit=limit, statuses=told)),)
     index = task.item if isinstance(task.item, int) else task.item[0]
     writer = _Writer(obs, destination, options, statuses)
     make = {

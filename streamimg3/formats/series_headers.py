@@ -47,7 +47,7 @@ def series_facts(exposure: Exposure) -> SeriesFacts:
     }  # fmt: skip
     return SeriesFacts(
         exp_type,
-        card_value(primary, "TSOVISIT", url) is True or exp_type in SERIES_TYPES,
+        (card_value(primary, "TSOVISIT", url) is True or exp_type in SERIES_TYPES) and whole("NINTS") != 1,
         bunit=exposure.record.bunit,
         pixel_area=exposure.record.pixar_sr,
         integration_time=value("EFFINTTM"),

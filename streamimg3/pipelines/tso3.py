@@ -8,7 +8,7 @@ from typing import Any
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
-from streamimg3.stages import extract_1d, photom, tso_outlier_detection, tso_photometry, white_light
+from streamimg3.stages import extract_1d, photom, resample, tso_outlier_detection, tso_photometry, white_light
 from streamimg3.stages.photometry_columns import unit_of
 from streamimg3.stages.series_blocks import references_of
 from streamimg3.store import Observation
@@ -20,9 +20,10 @@ from streamimg3.store.series_documents import (
     SpectraDocument,
 )
 
-STEPS = ("outlier_detection", "tso_photometry", "extract_1d", "photom", "white_light")
+STEPS = ("outlier_detection", "tso_photometry", "extract_1d", "photom", "white_light", "resample")
+OPTIONAL = ("resample",)  # skipped unless the user says skip=false: the reference does not have it
 ABSENT = ("adaptive_trace_model", "pixel_replace")  # the reference has them, and skips them unless told otherwise
-_IMAGING = ("outlier_detection", "tso_photometry")
+_IMAGING = ("outlier_detection", "tso_photometry", "resample")
 _SPECTRA = ("outlier_detection", "extract_1d", "photom", "white_light")
 _SOSS = "NIS_SOSS"
 _DOCUMENTS = {
@@ -42,7 +43,8 @@ class Params:
     extract_1d: extract_1d.Params = field(default_factory=extract_1d.Params)
     photom: photom.Params = field(default_factory=photom.Params)
     white_light: white_light.Params = field(default_factory=white_light.Params)
-    skip: frozenset[str] = frozenset()
+    resample: resample.Params = field(default_factory=resample.Params)
+    skip: frozenset[str] = frozenset(OPTIONAL)
 
 
 STAGES: Mapping[str, Any] = {
@@ -51,7 +53,9 @@ STAGES: Mapping[str, Any] = {
     "extract_1d": extract_1d,
     "photom": photom,
     "white_light": white_light,
+    "resample": resample,
 }
+_MOSAIC = {"mosaic": resample.AsTheyCame()}
 
 
 def is_imaging(facts: SeriesFacts) -> bool:
@@ -87,7 +91,11 @@ def plan(obs: Observation, params: Params, rough: bool = False) -> dict[str, lis
     steps = [s for s in applicable(obs) if s not in params.skip and s != "photom"]
     if "extract_1d" in params.skip:
         steps = [s for s in steps if s != "white_light"]
-    return {step: STAGES[step].plan(obs, getattr(params, step), rough) for step in steps}
+    tasks = {step: STAGES[step].plan(obs, getattr(params, step), rough) for step in steps if step != "resample"}
+    if "resample" in steps:
+        cubes = obs.exposures(aligned=False)
+        tasks["resample"] = resample.plan_subtracted(obs, params.resample, cubes, _MOSAIC, rough)
+    return tasks
 
 
 def run(obs: Observation, params: Params, runner: Runner, until: str | None = None) -> RunDocument:
@@ -115,7 +123,7 @@ def run(obs: Observation, params: Params, runner: Runner, until: str | None = No
     made = _Run(obs, params, runner)
     for step in steps[: steps.index(until) + 1] if until else steps:
         made.step(step)
-    document = RunDocument("tso3", made.statuses, made.reasons)
+    document = RunDocument("tso3", made.statuses, made.reasons, made.mosaics)
     if obs.document(RunDocument) != document:
         obs.commit(document)
     return document
@@ -128,13 +136,15 @@ class _Run:
         self.obs, self.params, self.runner = obs, params, runner
         self.statuses: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
+        self.mosaics: tuple[str, ...] = ()
 
     def step(self, step: str) -> None:
         """Run one step, or say why not."""
         why = self._why_skipped(step)
         if why is not None:
             self.statuses[step], self.reasons[step] = "SKIPPED", why
-            self.runner.progress.note(f"{step}: skipped {why}")
+            if step not in OPTIONAL:
+                self.runner.progress.note(f"{step}: skipped {why}")
             _forget(self.obs, step)
             return
         status, reason = self._done(step)
@@ -145,7 +155,7 @@ class _Run:
 
     def _why_skipped(self, step: str) -> str | None:
         if step in self.params.skip:
-            return "by the user"
+            return "unless asked for (resample.skip=false)" if step in OPTIONAL else "by the user"
         if step in ("photom", "white_light") and self.statuses.get("extract_1d") == "SKIPPED":
             return "because extract_1d was skipped: there are no spectra"
         return None
@@ -169,6 +179,11 @@ class _Run:
             return (
                 ("COMPLETE", None) if calibrated else ("SKIPPED", "there is no photom reference file for these spectra")
             )
+        if step == "resample":
+            cubes = obs.exposures(aligned=False)
+            mosaics = resample.run_subtracted(obs, params.resample, runner, cubes, _MOSAIC)
+            self.mosaics = tuple(resample.document_name(d.path) for d in mosaics)
+            return "COMPLETE", None
         curves = white_light.run(obs, params.white_light, runner)
         return curves.status, curves.reason
 
