@@ -13,7 +13,7 @@ from streamimg3.engine.budget import share
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
-from streamimg3.pipelines import coron3, image2, image3
+from streamimg3.pipelines import coron3, image2, image3, tso3
 from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, Session
 from streamimg3.store import Observation
@@ -31,8 +31,8 @@ __all__ = [
     "summary",
 ]
 
-PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3, "coron3": coron3}
-Params = image2.Params | image3.Params | coron3.Params
+PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3, "coron3": coron3, "tso3": tso3}
+Params = image2.Params | image3.Params | coron3.Params | tso3.Params
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -107,10 +107,13 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
         settings = config.with_bsub(settings)
     for note in config.pipeline_notes(settings):
         progress.note(note)
+    settings = config.without_absent(settings, getattr(PIPELINES[name], "ABSENT", ()))
     steps, skipped = config.take_skips(settings, PIPELINES[name].STEPS)
+    optional = [s for s in getattr(PIPELINES[name], "OPTIONAL", ()) if settings.get(s, {}).get("skip") is not False]
+    skipped |= frozenset(optional)
     made: dict[str, Any] = {}
     for step, stage in PIPELINES[name].STAGES.items():
-        made[step], notes = config.build(stage.Params, steps.get(step, {}), step)
+        made[step], notes = config.build(stage.Params, steps.get(step, {}), step, getattr(stage, "UNUSED", {}))
         for note in notes:
             progress.note(note)
     params: Params = PIPELINES[name].Params(skip=skipped, **made)
@@ -184,7 +187,7 @@ def run(
     Parameters
     ----------
     pipeline : str
-        ``image2``, ``image3`` or ``coron3`` (or ``calwebb_image2`` ...).
+        ``image2``, ``image3``, ``coron3`` or ``tso3`` (or ``calwebb_image2`` ...).
     inputs : str or sequence of str
         An association, FITS files, folders, patterns, or a store that was ingested before.
     until : str, optional

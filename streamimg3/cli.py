@@ -48,7 +48,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="ask no service in the 
 References = Annotated[
     str,
     typer.Option(
-        help="where image2 and coron3 find reference files: folder or URL, an earlier run's _references.json, or crds"
+        help="where image2, coron3 and tso3 find reference files: folder or URL, an earlier run's _references.json, or crds"
     ),
 ]
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
@@ -71,7 +71,7 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="image2, image3 or coron3 (or calwebb_image2 ...)")],
+    pipeline: Annotated[str, typer.Argument(help="image2, image3, coron3 or tso3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",
@@ -104,7 +104,7 @@ def run(
 
 @app.command()
 def plan(
-    pipeline: Annotated[str, typer.Argument(help="image2, image3 or coron3 (or calwebb_image2 ...)")],
+    pipeline: Annotated[str, typer.Argument(help="image2, image3, coron3 or tso3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from streamimg3.pipelines import coron3, image2, image3
+from streamimg3.pipelines import coron3, image2, image3, tso3
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.documents import ApertureDocument, OutputWcsDocument, SkyListDocument
 
 
-def output_wcs(params: image2.Params | image3.Params | coron3.Params, session: Session) -> OutputWcsDocument | None:
+def output_wcs(
+    params: image2.Params | image3.Params | coron3.Params | tso3.Params, session: Session
+) -> OutputWcsDocument | None:
     """Read the user's output WCS, if there is one; needs no store, so that a bad file is refused before any work."""
     if not params.resample.output_wcs or "resample" in params.skip:
         return None
@@ -17,7 +19,7 @@ def output_wcs(params: image2.Params | image3.Params | coron3.Params, session: S
     return read_output_wcs(params.resample.output_wcs, session.storage_options)
 
 
-def bring(obs: Observation, params: image3.Params | coron3.Params, session: Session) -> None:
+def bring(obs: Observation, params: image3.Params | coron3.Params | tso3.Params, session: Session) -> None:
     """Read star lists, reference catalogue, sky levels, aperture corrections or weights of pixels into a store.
 
     Raises
@@ -25,6 +27,11 @@ def bring(obs: Observation, params: image3.Params | coron3.Params, session: Sess
     InputError
         If a file is missing or is not what it should be.
     """
+    if isinstance(params, tso3.Params):
+        from streamimg3 import series
+
+        series.bring(obs, params, session)
+        return
     if isinstance(params, coron3.Params):
         from streamimg3.coronagraphy import bring_psfmasks
 

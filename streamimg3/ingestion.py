@@ -87,7 +87,7 @@ def bring_headers(
         If the memory cannot hold the tasks.
     """
     from streamimg3.formats import ingest as door
-    from streamimg3.formats.association import read_inputs
+    from streamimg3.formats.association import in_time, read_inputs
     from streamimg3.formats.sources import open_sources
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
@@ -96,6 +96,8 @@ def bring_headers(
         from streamimg3.calibration import planned
 
         association, plan = planned(association, params, session, until)
+    else:
+        association = in_time(association)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     root = _own(obs, session.force)
     if runner is not None and not root.get("ingested"):

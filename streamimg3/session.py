@@ -20,7 +20,8 @@ def _load() -> None:
     import streamimg3.kernels.ready
     import streamimg3.pipelines.coron3
     import streamimg3.pipelines.image2
-    import streamimg3.pipelines.image3  # noqa: F401
+    import streamimg3.pipelines.image3
+    import streamimg3.pipelines.tso3  # noqa: F401
 
 
 def _compile(progress: Progress) -> None:

@@ -47,6 +47,10 @@ STEPS = {
     "outlier_detection",
     "resample",
     "source_catalog",
+    "tso_outlier_detection",
+    "tso_photometry",
+    "extract_1d",
+    "white_light",
 }
 PIECES = " ".join(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
 HOUSE = {
@@ -76,6 +80,8 @@ FREE = {
     "ingestion",
     "products",
     "progress",
+    "series",
+    "series_products",
     "session",
     "__init__",
     "__main__",

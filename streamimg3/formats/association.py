@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from streamimg3.errors import InputError
@@ -17,8 +17,10 @@ from streamimg3.formats.names import (
     file_name,
     looks_like_fits,
     relative_to,
+    root_name,
     without_companions,
 )
+from streamimg3.store.series import segment_number, series_name
 
 _TABLES = (".json", ".yaml", ".yml")
 _LEVEL2 = re.compile(r"lv2|level2|(image|spec|tso|wfs-image)-?2\b", re.IGNORECASE)
@@ -324,3 +326,15 @@ def _expand(name: str, options: Mapping[str, str]) -> list[str]:
     if not files:
         raise InputError(f"{name}: {what} (.fits .fit .fts, also .gz and .fz)")
     return files
+
+
+def in_time(association: Association) -> Association:
+    """Return an association whose segments follow one another: exposures as listed, each one's files by segment."""
+    names = [root_name(m.url) for m in association.members]
+    if not any(map(segment_number, names)):
+        return association
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(series_name(name), place)
+    order = sorted(range(len(names)), key=lambda i: (first[series_name(names[i])], segment_number(names[i]) or 0, i))
+    return replace(association, members=tuple(association.members[i] for i in order))

@@ -32,6 +32,7 @@ _RENAMED = {"instrume": "instrument"}
 _ORDER = "ingest/order.json"
 _LEVEL2 = ("backgrounds", "rectified")
 _CORONAGRAPHY = ("psfmask", "psfalign", "psfsub", "components")
+_SERIES = ("references", "photometry", "spectra", "profiles", "white_light")
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def clear(obs: Observation) -> None:
         "single",
         *_LEVEL2,
         *_CORONAGRAPHY,
+        *_SERIES,
         "ingest",
         "exposures",
         "integrations",

@@ -194,7 +194,7 @@ def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selecti
 
 
 def integration_layers(
-    layers: Sequence[Layer], exposures: Sequence[Exposure], folder: Callable[[Exposure], str]
+    layers: Sequence[Layer], exposures: Sequence[Exposure], folder: Callable[[Exposure], tuple[str, int]]
 ) -> tuple[Layer, ...]:
     """Return a layer for each integration of cubes, given those of the exposures.
 
@@ -205,7 +205,7 @@ def integration_layers(
     exposures : sequence of Exposure
         Cubes.
     folder : callable
-        Gives the stack that holds ``sci`` of an exposure's integrations instead of the exposure's own.
+        Gives the stack that holds ``sci`` of an exposure's integrations, and the place of the first one in it.
     """
     made: list[Layer] = []
     for layer, exposure in zip(layers, exposures, strict=True):
@@ -215,7 +215,8 @@ def integration_layers(
         for t in range(exposure.depth):
             found = [(p, f"{layer.path}/{p}", exposure.record.first + t) for p in deep]
             found += [("dq", f"{layer.path}/pixeldq", layer.row)] if shared else []
-            elsewhere = (("sci", f"{folder(exposure)}/sci", t), *found)
+            stack, first = folder(exposure)
+            elsewhere = (("sci", f"{stack}/sci", first + t), *found)
             made.append(dataclasses.replace(layer, bit=len(made), planes=planes, elsewhere=elsewhere))
     return tuple(made)
 

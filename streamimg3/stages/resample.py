@@ -197,9 +197,21 @@ class Subtracted:
     folder: str
     digest: str
 
-    def of(self, exposure: Exposure) -> str:
-        """Return the stack of one exposure."""
-        return f"{self.folder}/{exposure.record.name}"
+    def of(self, exposure: Exposure) -> tuple[str, int]:
+        """Return the stack of one exposure, and the place of its first integration in it."""
+        return f"{self.folder}/{exposure.record.name}", 0
+
+
+@dataclass(frozen=True)
+class AsTheyCame(Subtracted):
+    """The integrations of cubes as they came: from them nothing has been subtracted."""
+
+    folder: str = ""
+    digest: str = ""
+
+    def of(self, exposure: Exposure) -> tuple[str, int]:
+        """Return the stack of one exposure, and the place of its first integration in it."""
+        return exposure.group, exposure.record.first
 
 
 @dataclass(frozen=True)

@@ -175,9 +175,14 @@ class Observation:
         grid = _Grid("exposure", (count, *shape), (1, *chunk), (1, *shard))
         self._create_planes(stack_path(shape, cubes), grid, planes)
 
-    def create_cubes(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
-        """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit."""
-        grid = _Grid("integration", (count, *shape), *layout.cube_chunking(shape, count))
+    def create_cubes(
+        self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None], cut: layout.Cut | None = None
+    ) -> None:
+        """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit.
+
+        ``cut`` is how they are cut in chunks and shards, by default as the planes that come from files.
+        """
+        grid = _Grid("integration", (count, *shape), *(cut or layout.cube_chunking(shape, count)))
         self._create_planes(stack_path(shape, cubes=True), grid, planes)
 
     def create_series(
@@ -247,6 +252,26 @@ class Observation:
             )  # fmt: skip
             array[:] = values
         _array.cache_clear()
+
+    def create_array(
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunk: tuple[int, ...],
+        dims: tuple[str, ...],
+        attrs: Mapping[str, Any],
+    ) -> None:
+        """Create an empty array of any kind; unknown numbers are NaN, or -1 if they are integers with a sign."""
+        import zarr
+
+        kind = np.dtype(dtype).kind
+        zarr.create_array(
+            self.backend.zarr, name=path, shape=shape, dtype=dtype, chunks=chunk, dimension_names=dims, overwrite=True,
+            fill_value=math.nan if kind == "f" else -1 if kind == "i" else 0, compressors=_codec(dtype),
+            attributes=dict(attrs),
+        )  # fmt: skip
+        _forget_arrays()
 
     def column(self, path: str, first: int, last: int) -> NDArray[np.generic]:
         """Return some values of a one-dimensional array."""

@@ -48,11 +48,16 @@ class SeenCube:
             bad |= self._outliers(first, last, box)
         return bad
 
-    def floats(self, plane: str, first: int, last: int, box: Box) -> NDArray[np.float32]:
-        """Return a plane of some integrations: float32, shape ``(last - first, rows, columns)``; it may be written to."""
+    def floats(
+        self, plane: str, first: int, last: int, box: Box, invalid: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
+        """Return a plane of some integrations: float32, shape ``(last - first, rows, columns)``; it may be written to.
+
+        ``invalid`` saves finding out again where pixels are invalid; they are then NaN whether or not outliers are judged.
+        """
         block = np.array(self.exposure.read_block(plane, first, last, box), np.float32)
-        if self.judged and plane in NAN_PLANES:
-            block[self.invalid(first, last, box)] = np.nan
+        if plane in NAN_PLANES and (self.judged or invalid is not None):
+            block[self.invalid(first, last, box) if invalid is None else invalid] = np.nan
         return block
 
     def _stored(self, first: int, last: int, box: Box) -> NDArray[np.uint32]:
