@@ -14,7 +14,6 @@ from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.pipelines import image2
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from streamimg3.formats.association import Association, Member
     from streamimg3.formats.ingest import Found
     from streamimg3.formats.sources import Opener, Source
+    from streamimg3.pipelines import coron3, image2, image3, tso3
     from streamimg3.store import ExposureRecord
 
 _LIBRARIES = 32 * MIB  # astropy's FITS
@@ -285,7 +285,7 @@ def _ingest_work(
 def opened(
     inputs: str | Sequence[str],
     session: Session,
-    params: object,
+    params: image2.Params | image3.Params | coron3.Params | tso3.Params,
     until: str | None = None,
     runner: Runner | None = None,
 ) -> tuple[Observation, Missing | None]:
@@ -295,7 +295,7 @@ def opened(
     ----------
     inputs, session, until, runner
         As for :func:`bring_headers`.
-    params : object
+    params : Params
         Of the pipeline that wants the exposures; those of image2 calibrate them on their way.
 
     Raises
@@ -313,10 +313,10 @@ def opened(
                 raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
             obs.mend()
-            if isinstance(params, image2.Params):
+            if params.pipeline == "image2":
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
             return obs, None
-    if isinstance(params, image2.Params):
+    if params.pipeline == "image2":
         return bring_headers(names, session, params, until, runner)
     kept = _calibrated_members(names, session)
     return (kept, None) if kept is not None else bring_headers(names, session, runner=runner)

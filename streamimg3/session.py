@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError, TaskError
+from streamimg3.pipelines import module_of
 
 DEFAULT_MEMORY = "2GiB"
 
 
-def _load() -> None:
-    """Load what every worker needs."""
+def _load(pipeline: str) -> None:
+    """Load what every worker of a pipeline needs."""
     import streamimg3.formats.ingest
-    import streamimg3.kernels.ready
-    import streamimg3.pipelines.coron3
-    import streamimg3.pipelines.image2
-    import streamimg3.pipelines.image3
-    import streamimg3.pipelines.tso3  # noqa: F401
+    import streamimg3.kernels.ready  # noqa: F401
+
+    module_of(pipeline)
 
 
 def _compile(progress: Progress) -> None:
@@ -76,12 +76,12 @@ class Session:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1")
 
-    def runner(self, url: str) -> Runner:
-        """Return a runner for work on the store at a URL."""
+    def runner(self, url: str, pipeline: str = "image3") -> Runner:
+        """Return a runner for work on the store at a URL, whose workers know a pipeline."""
         memory = None if self.memory is None else parse_size(self.memory)
         workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
         _compile(self.progress)
-        return Runner(memory, workers, self.progress, load=_load)
+        return Runner(memory, workers, self.progress, load=partial(_load, pipeline))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
@@ -36,6 +36,7 @@ class Params:
     resample: resample.Params = field(default_factory=resample.Params)
     hlsp: hlsp.Params = field(default_factory=hlsp.Params)
     skip: frozenset[str] = frozenset()
+    pipeline: ClassVar[Literal["coron3"]] = "coron3"
 
     def __post_init__(self) -> None:
         if self.resample.single:

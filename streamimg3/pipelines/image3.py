@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
@@ -43,6 +43,7 @@ class Params:
     resample: resample.Params = field(default_factory=resample.Params)
     source_catalog: source_catalog.Params = field(default_factory=source_catalog.Params)
     skip: frozenset[str] = frozenset()
+    pipeline: ClassVar[Literal["image3"]] = "image3"
 
 
 STAGES: Mapping[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
@@ -45,6 +45,7 @@ class Params:
     white_light: white_light.Params = field(default_factory=white_light.Params)
     resample: resample.Params = field(default_factory=resample.Params)
     skip: frozenset[str] = frozenset(OPTIONAL)
+    pipeline: ClassVar[Literal["tso3"]] = "tso3"
 
 
 STAGES: Mapping[str, Any] = {
