@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, roomy_allocator
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.pipelines import image2
@@ -32,6 +32,7 @@ _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
+_ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 
 
@@ -272,11 +273,12 @@ def _ingest_work(
 
         opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
     order = read_order(obs, mark)
-    if isinstance(task.item, int):
-        store_member(obs, *order[task.item], options, opener)
-    else:
-        ny, nx, number = task.item
-        store_block(obs, order, (ny, nx, number), options, opener)
+    with roomy_allocator(_ROOM) if calibration else nullcontext():
+        if isinstance(task.item, int):
+            store_member(obs, *order[task.item], options, opener)
+        else:
+            ny, nx, number = task.item
+            store_block(obs, order, (ny, nx, number), options, opener)
     return {"ingest": time.process_time() - start}
 
 
