@@ -34,6 +34,7 @@ _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
 _ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
+_LESS_REST = 24 * MIB  # where bands are calibrated, whose own memory is counted
 
 
 @dataclass(frozen=True)
@@ -228,18 +229,19 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
     from streamimg3.store.cubes import cube_stacks
     from streamimg3.store.layout import chunking, cube_chunking
 
+    rest = _LESS_REST if calibrated else _INGEST_REST
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
             files.setdefault(f.member, []).append(f.record)
     tasks = []
     for number, mine in files.items():
-        need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
+        need = max(band_memory(r.shape) for r in mine) + rest
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
         task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
         tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
     for stack in cube_stacks([f.record for f in found]):
-        (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
+        (ny, nx), need = stack.shape, block_memory(stack) + rest
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
@@ -252,9 +254,11 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
     """Return a task that holds all planes of its shard besides, if it may."""
     from streamimg3.calibrated_pixels import WORKING
+    from streamimg3.store.layout import FLAT_PLANES
 
     least = task.least + WORKING
-    return replace(task, nbytes=least + pixels * 4 * len(record.planes), least=least)
+    own = [plane for plane in record.planes if plane not in FLAT_PLANES]
+    return replace(task, nbytes=least + pixels * 4 * len(own), least=least)
 
 
 def _ingest_work(
