@@ -33,7 +33,7 @@ from streamimg3.store.documents import BackgroundSet, CalibratedExposure, Calibr
 Pixels = NDArray[np.generic]
 _FLOATS = ("sci", "err", "var_poisson", "var_rnoise", "var_flat")
 _ROWS = 256  # of a background's mean: a task, and a shard of the store
-_REST = 32 * MIB  # open files, their headers, buffers of remote ones
+_REST = 16 * MIB  # headers of open files, beside what the runner allows for codecs
 _ROOM = 24 * MIB  # of freed memory that is kept while bands of a mean are worked out
 _FILE = 2 * MIB  # of one more file that is open
 _LIBRARIES = 24 * MIB  # astropy.stats, which leaves outliers out

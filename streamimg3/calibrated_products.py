@@ -39,6 +39,7 @@ from streamimg3.store.layout import cube_chunking
 
 _KINDS = ("cal", "i2d", *SUFFIXES, "combinedbackground", "interpolatedflat")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
+_OTHERS = 16 * MIB  # metadata of a mosaic's other exposures: a rectified image is of one
 _ROWS = 128
 _Made = tuple[tuple[str, str], ...]
 
@@ -65,7 +66,8 @@ def export_calibrated(obs: Observation, session: Session, runner: Runner, run: R
     document = image2.calibration(obs)
     work = partial(_work, obs=obs, destination=session.output_dir, options=dict(session.storage_options))
     none: _Made = ()
-    made = runner.fold(work, _tasks(obs, document, run, rest_of(session)), none, "export")
+    tasks = _tasks(obs, document, run, rest_of(session) - _OTHERS)
+    made = runner.fold(work, tasks, none, "export")
     written = [url for kind in _KINDS for k, url in made if k == kind]
     written.append(_write_lock(obs, document, session))
     for url in written:
