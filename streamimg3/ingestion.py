@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, roomy_allocator
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.session import Session
@@ -32,7 +32,9 @@ _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
+_ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
+_LESS_REST = 24 * MIB  # where bands are calibrated, whose own memory is counted
 
 
 @dataclass(frozen=True)
@@ -229,18 +231,19 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
     from streamimg3.store.cubes import cube_stacks
     from streamimg3.store.layout import chunking, cube_chunking
 
+    rest = _LESS_REST if calibrated else _INGEST_REST
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
             files.setdefault(f.member, []).append(f.record)
     tasks = []
     for number, mine in files.items():
-        need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
+        need = max(band_memory(r.shape) for r in mine) + rest
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
         task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
         tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
     for stack in cube_stacks([f.record for f in found]):
-        (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
+        (ny, nx), need = stack.shape, block_memory(stack) + rest
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
@@ -253,9 +256,11 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
     """Return a task that holds all planes of its shard besides, if it may."""
     from streamimg3.calibrated_pixels import WORKING
+    from streamimg3.store.layout import FLAT_PLANES
 
     least = task.least + WORKING
-    return replace(task, nbytes=least + pixels * 4 * len(record.planes), least=least)
+    own = [plane for plane in record.planes if plane not in FLAT_PLANES]
+    return replace(task, nbytes=least + pixels * 4 * len(own), least=least)
 
 
 def _ingest_work(
@@ -274,11 +279,12 @@ def _ingest_work(
 
         opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
     order = read_order(obs, mark)
-    if isinstance(task.item, int):
-        store_member(obs, *order[task.item], options, opener)
-    else:
-        ny, nx, number = task.item
-        store_block(obs, order, (ny, nx, number), options, opener)
+    with roomy_allocator(_ROOM) if calibration else nullcontext():
+        if isinstance(task.item, int):
+            store_member(obs, *order[task.item], options, opener)
+        else:
+            ny, nx, number = task.item
+            store_block(obs, order, (ny, nx, number), options, opener)
     return {"ingest": time.process_time() - start}
 
 
