@@ -38,7 +38,7 @@ STAR = (174.0, 150.0)  # CRPIX of all exposures, from 0 (y, x)
 EDGES = np.array([4, 8, 12, 16, 20, 30, 40, 50, 60, 80, 100, 120])
 REGION = (20.0, 60.0)
 # Separations in pixels of 0.063 arcsec; angles off the edge-on disk; fluxes in units of the noise there
-RADII, ANGLES, OTHER_ANGLES, STRENGTH = (12.0, 24.0, 45.0), (200.0, 20.0, 110.0), (80.0, 250.0, 300.0), 120.0
+RADII, ANGLES, OTHER_ANGLES, STRENGTH = (15.0, 25.0, 45.0), (200.0, 20.0, 110.0), (80.0, 250.0, 300.0), 150.0
 LIKE_PYKLIP, SAME_PIXEL, POSITION, FLUX = 0.05, 1e-6, 0.1, 0.10
 
 _PYKLIP = """
