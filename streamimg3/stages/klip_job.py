@@ -193,6 +193,13 @@ def _moments(job: Job, target: Target) -> int:
     return 8 * (references**2 + 3 * references * count + references) * job.regions(target.number).count
 
 
+def _coefficients(job: Job, target: Target) -> int:
+    """Bytes of what is solved between the passes, for all regions, and of its file."""
+    references, count = job.cast.psf.count, target.last - target.first
+    kept = min(max(job.params.truncate), references)
+    return 16 * kept * (references + count) * job.regions(target.number).count
+
+
 def band_memory(job: Job, target: Target, rows: int) -> int:
     """Return the bytes of a band of both, with what is around it for filling, and of one row in double precision."""
     nx, planes = job.cast.psf.shape[1], job.cast.psf.count + target.last - target.first
@@ -220,7 +227,7 @@ def project_tasks(job: Job, target: Target) -> list[Task]:
     (ny, nx), exposure = job.cast.psf.shape, job.cast.science[target.number]
     rows, count = job.rows(target.number), target.last - target.first
     shards = len(job.params.truncate) * (count + 1) * rows * nx * 4 + (count + 1) * rows * nx * _CODEC
-    fixed = shards + _REST
+    fixed = shards + _coefficients(job, target) + _REST
     sizes = (fixed + band_memory(job, target, n) + len(job.params.truncate) * count * nx * n * 4 for n in (1, rows))
     least, most = sizes
     tasks = []
