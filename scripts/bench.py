@@ -1,10 +1,11 @@
 """Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample|image3|coron3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
+    python scripts/bench.py resample|image2|image3|coron3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours]
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
-``coron3`` its klip step beside the reference's; ``scaling`` the whole of image3 on 6, 24 and 96 exposures of a growing
-mosaic. CPU seconds are user + system, children included; wall time depends on what else the machine does.
+``image2`` likewise on full detectors; ``coron3`` its klip step beside the reference's; ``scaling`` image3 on 6, 24 and 96
+exposures of a growing mosaic. CPU seconds are user + system, children included; wall time depends on what else the machine
+does.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_coron3 import bench_coron3
+from bench_image2 import bench_image2, print_image2
 from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
 from metered import Cost, run_metered
 from parity_cases import FIELDS
@@ -168,6 +170,7 @@ def arguments() -> argparse.Namespace:
 
 SIDES = {
     "resample": ("peer", "ours", "swarp"),
+    "image2": ("peer", "ours"),
     "image3": ("peer", "sparse", "ours"),
     "coron3": ("peer", "ours"),
     "scaling": ("ours",),
@@ -206,6 +209,8 @@ def main() -> int:
     budget = Budget(options.memory, options.workers or 2)
     if options.what == "scaling":
         bench_scaling(peer, sides, budget)
+    elif options.what == "image2":
+        print_image2(bench_image2(peer, sides, budget))
     else:
         print_runs(list(bench_preset(peer, options.preset, sides, budget)))
     return 0

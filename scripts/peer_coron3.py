@@ -301,7 +301,7 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
     kit.distortion("distortion.asdf", scale, (y0, x0), instrument=case.camera, detector=detector)
     if case.masked:
         write_weights(kit, case)
-    write_association(ASSOCIATION, "coron3", PRODUCT, write_members(kit, case), "Asn_Lv3Coron", "a3001")
+    write_association(ASSOCIATION, "coron3", {PRODUCT: write_members(kit, case)}, "Asn_Lv3Coron", "a3001")
     steps: Steps = {step: {} for step in STEPS}
     steps["outlier_detection"]["save_intermediate_results"] = True
     steps["align_refs"]["override_psfmask"] = "psfmask.fits" if case.masked else "N/A"

@@ -23,7 +23,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.modeling.models import Mapping as Pick
 from astropy.modeling.models import Polynomial2D, Shift
-from peer_runner import go_offline
+from peer_runner import go_offline, know_no_references
 
 Steps = dict[str, dict[str, Any]]
 STERADIANS = (np.pi / 648000) ** 2  # per square arcsec
@@ -127,17 +127,9 @@ class Kit:
 
 
 def load_kit(work: Path) -> Kit:
-    """Take the reference off the network, and import it; `work` becomes the folder of its empty cache.
-
-    A reference type that the parameters do not name a file for counts as one that does not apply.
-    """
+    """Take the reference off the network, and import it; `work` becomes the folder of its empty cache."""
     go_offline(work / "crds")
-    client = import_module("stpipe.crds_client")
-
-    def nothing(parameters: Mapping[str, Any], types: list[str], observatory: str) -> dict[str, str]:
-        return dict.fromkeys(types, "N/A")
-
-    client.get_multiple_reference_paths = nothing  # type: ignore[attr-defined]
+    know_no_references()
     return Kit(import_module("stdatamodels.jwst.datamodels"))
 
 
@@ -221,13 +213,16 @@ def add_times(model: Any, first: int = 1, step: float = 4e-4) -> None:
 
 # ---------------------------------------------------------------- runs
 def write_association(
-    path: str, kind: str, product: str, members: Mapping[str, str], rule: str = "x", number: str = "o001"
+    path: str, kind: str, products: Mapping[str, Mapping[str, str]], rule: str = "x", number: str = "o001"
 ) -> None:
-    """Write an association of one product; `members` are file names and their roles, `number` its ``asn_id``."""
-    listed = [{"expname": name, "exptype": role} for name, role in members.items()]
+    """Write an association: names of products to their members, file names and their roles; `number` is its ``asn_id``."""
+    listed = [
+        {"name": product, "members": [{"expname": name, "exptype": role} for name, role in members.items()]}
+        for product, members in products.items()
+    ]
     tree = {
         "asn_type": kind, "asn_rule": rule, "program": "00001", "asn_id": number, "asn_pool": "none", "target": "t001",
-        "products": [{"name": product, "members": listed}],
+        "products": listed,
     }  # fmt: skip
     Path(path).write_text(json.dumps(tree, indent=1))
 

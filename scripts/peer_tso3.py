@@ -297,9 +297,8 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
     kit.distortion("distortion.asdf", 0.063, (middle, middle), instrument="NIRCAM", detector="NRCA2")
     members = write_segments(kit, case)
     product = "miri_p750l-slitlessprism" if case.spectra else "nircam_f210m-sub64"
-    write_association(
-        ASSOCIATION, "tso3", f"jw00001-o001_t001_{product}", dict.fromkeys(members, "science"), "Asn_Lv3TSO"
-    )
+    products = {f"jw00001-o001_t001_{product}": dict.fromkeys(members, "science")}
+    write_association(ASSOCIATION, "tso3", products, "Asn_Lv3TSO")
     steps: Steps = {"outlier_detection": {"save_intermediate_results": True}}
     for given in (write_references(kit, case), case.steps):
         for step, parameters in given.items():

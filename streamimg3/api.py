@@ -86,6 +86,15 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
 def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> Params:
     """Build and validate the parameters of a pipeline.
 
+    Parameters
+    ----------
+    pipeline : str
+        With or without ``calwebb_``.
+    settings : dict
+        Parameters by step.
+    progress : Progress
+        Is told of parameters that have no meaning here.
+
     Raises
     ------
     InputError
@@ -135,6 +144,15 @@ def plan(
 
 def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
     """Return a plan in numbers: tasks, workers, projected and smallest memory (bytes), pixels read and written.
+
+    Parameters
+    ----------
+    step : str
+        Its name.
+    tasks : sequence of Task
+        From :func:`plan`.
+    session : Session
+        Memory and workers.
 
     Raises
     ------
@@ -194,7 +212,15 @@ def run(
 def run_settings(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session, until: str | None = None
 ) -> Observation:
-    """Run a pipeline with parameters by step; see :func:`run`."""
+    """Run a pipeline with parameters by step.
+
+    Parameters
+    ----------
+    pipeline, inputs, session, until
+        As for :func:`run`.
+    settings : dict
+        Parameters by step, and those of the pipeline.
+    """
     params = parameters(pipeline, settings, session.progress)
     module = PIPELINES[pipeline.removeprefix("calwebb_")]
     if until is not None and until not in module.STEPS:

@@ -175,6 +175,7 @@ def total_of(values: Sequence[float | None]) -> float | None:
 
 
 def own_card() -> fits.Card:
+    """Return the card that names the version of this software."""
     try:
         number = version("streamimg3")
     except PackageNotFoundError:
@@ -183,6 +184,17 @@ def own_card() -> fits.Card:
 
 
 def make_card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
+    """Return a card with a comment.
+
+    Parameters
+    ----------
+    name : str
+        Keyword.
+    value : str, bool, int or float
+        Characters that FITS headers cannot hold become question marks.
+    comments : mapping
+        Comments of keywords as they came; others have one of our own.
+    """
     comment = comments.get(name) or _COMMENTS.get(name) or _comment(name)
     if isinstance(value, str):
         value = re.sub(r"[^ -~]", "?", value)  # FITS headers hold printable ASCII only
@@ -201,6 +213,7 @@ def _comment(name: str) -> str:
 
 
 def note_cards(mosaic: Mosaic) -> list[fits.Card]:
+    """Return what is to be known of a mosaic as HISTORY, in lines of 72 characters."""
     lines = [line for note in mosaic.document.notes for line in textwrap.wrap(re.sub(r"[^ -~]", "?", note), 72)]
     return [fits.Card("HISTORY", line) for line in lines]
 
@@ -219,6 +232,7 @@ def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
 
 
 def present(changes: Mapping[str, Value | None]) -> Metadata:
+    """Return the values that are not None."""
     return {path: value for path, value in changes.items() if value is not None}
 
 

@@ -22,7 +22,9 @@ ROOT = "psfsub"
 WORKING = "components"  # aligned references of one integration, where each has its own
 _CODE = 1  # raised when the numbers a given input leads to change
 _BANDS = 8  # of the first pass, at most: the sums of each are kept until the last is there
-_READ = 5  # bytes per pixel of the references and integrations of a band: themselves, and chunks on their way (measured)
+_READ = (
+    5  # bytes per pixel of the references and integrations of a band: themselves, and chunks on their way (measured)
+)
 _ROW = 40  # bytes per pixel of a row of them: in double precision, less the mean, its square
 _CODEC = 8  # bytes per pixel of a shard besides itself
 _REST = 8 * 2**20

@@ -212,6 +212,7 @@ def raw_weights(obs: Observation, layer: Layer, box: Box, good: NDArray[np.bool_
 
 
 def read(obs: Observation, layer: Layer, plane: str, box: Box):  # type: ignore[no-untyped-def]
+    """Return a window of a layer's plane, in the plane's own dtype, of shape ``box.shape``."""
     path, row = layer.source(plane)
     return obs.window(path, (row,), box)
 
