@@ -3,9 +3,10 @@
     python scripts/coron3_real.py aumic|betapic --data DIR --work DIR [--pyklip-python PATH]
 
 ``aumic``: noise against separation before and after the subtraction, beside pyKLIP with the same references and numbers of
-components; companions of known flux are put in at three separations and found again, their throughput measured with
-companions at another angle.  ``betapic``: every frame becomes a science exposure with a WCS of its own roll, all frames
-are references; the mosaic shows the planet.  Exit code 0: everything as it should be.  1: something is not.
+components; companions of known flux are put in at three separations and found again, after a correction for what the
+subtraction takes of them, which is known from the run without them.  ``betapic``: every frame becomes a science exposure
+with a WCS of its own roll, all frames are references; the mosaic shows the planet.
+Exit code 0: everything as it should be.  1: something is not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STAR = (174.0, 150.0)  # CRPIX of all exposures, from 0 (y, x)
 EDGES = np.array([4, 8, 12, 16, 20, 30, 40, 50, 60, 80, 100, 120])
 REGION = (20.0, 60.0)
 # Separations in pixels of 0.063 arcsec; angles off the edge-on disk; fluxes in units of the noise there
-RADII, ANGLES, OTHER_ANGLES, STRENGTH = (10.0, 20.0, 40.0), (200.0, 20.0, 110.0), (80.0, 250.0, 300.0), 60.0
+RADII, ANGLES, OTHER_ANGLES, STRENGTH = (15.0, 25.0, 45.0), (200.0, 20.0, 110.0), (80.0, 250.0, 300.0), 150.0
 LIKE_PYKLIP, SAME_PIXEL, POSITION, FLUX = 0.05, 1e-6, 0.1, 0.10
 
 _PYKLIP = """
@@ -133,17 +134,21 @@ def injected(data: Path, work: Path, plain: Path) -> bool:
     near, far = ([Companion(r, a, STRENGTH * s) for r, a, s in zip(RADII, angles, levels, strict=True)]
                  for angles in (ANGLES, OTHER_ANGLES))  # fmt: skip
     tested, gauge = run_aumic(data, work / "injected", near), run_aumic(data, work / "gauge", far)
-    print("\ncompanions: separation, flux put in; found: away by, throughput (from another angle), flux after it")
+    print(
+        "\ncompanions: separation, flux put in; away by, throughput there, flux after it; throughput at another angle"
+    )
     for number in SCIENCE:
-        images = [product(folder, number, kind) for folder in (plain, tested, gauge)]
+        before, after, elsewhere = (product(folder, number, kind) for folder in (plain, tested, gauge))
         for companion, other in zip(near, far, strict=True):
-            seen = measure(images[1], companion.at(STAR))
-            share = measure(images[2] - images[0], other.at(STAR)).flux / other.flux
+            seen = measure(after, companion.at(STAR))
+            share, there = (
+                measure(image - before, c.at(STAR)).flux / c.flux
+                for image, c in ((after, companion), (elsewhere, other))
+            )
             away = float(np.hypot(*(np.array(seen.at) - companion.at(STAR))))
             ratio = seen.flux / share / companion.flux
-            print(
-                f"  {number}: {companion.radius:4.0f} px {companion.flux:8.1f}: {away:.3f} px, {share:.3f}, {ratio:.3f}"
-            )
+            put = f"{number}: {companion.radius:3.0f} px {companion.flux:7.0f}"
+            print(f"  {put}: {away:.3f} px, {share:.3f}, {ratio:.3f}; {there:.3f}")
             good &= away <= POSITION and abs(ratio - 1) <= FLUX
     return good
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from streamimg3.calibration import crds_package
-from streamimg3.formats.fits_file import parse_cards
-from streamimg3.formats.reference_card import ExposureFacts
+from streamimg3.formats.fits_file import open_fits, parse_cards
+from streamimg3.formats.names import absolute
+from streamimg3.formats.reference_card import ExposureFacts, checksum
 from streamimg3.formats.reference_image import subarray_of
 from streamimg3.formats.reference_psfmask import read_psfmask
 from streamimg3.formats.reference_source import NONE, References
@@ -34,7 +35,8 @@ def bring_psfmasks(obs: Observation, params: coron3.Params, session: Session) ->
         {"psfmask": given} if given else {}, session.references, session.storage_options, session.offline, crds_package
     )
     science = cast_of(obs).science
-    used = [_chosen(files, exposure) for exposure in science]
+    own = _own(given, session)
+    used = [own or _chosen(files, exposure) for exposure in science]
     kept = obs.document(PsfmaskDocument)
     if kept is not None and kept.references == tuple(used):
         return
@@ -48,6 +50,18 @@ def bring_psfmasks(obs: Observation, params: coron3.Params, session: Session) ->
     obs.commit(PsfmaskDocument(tuple(used), found, tuple(files.lock()), tuple(files.notes)))
     for note in files.notes:
         session.progress.note(note)
+
+
+def _own(given: str | None, session: Session) -> UsedReference | None:
+    """Return the user's image of weights, where what is given is no reference file but has SCI."""
+    if not given or given.upper() == NONE:
+        return None
+    url = absolute(given)
+    with open_fits(url, session.storage_options) as file:
+        if file.hdus[0].header.get("REFTYPE") or file.find("SCI") is None:
+            return None
+    total = checksum(url, session.storage_options)
+    return UsedReference("psfmask", url, total, url, "override_psfmask, an image of weights without REFTYPE")
 
 
 def _chosen(files: References, exposure: Exposure) -> UsedReference:

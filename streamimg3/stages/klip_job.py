@@ -22,7 +22,9 @@ ROOT = "psfsub"
 WORKING = "components"  # aligned references of one integration, where each has its own
 _CODE = 1  # raised when the numbers a given input leads to change
 _BANDS = 8  # of the first pass, at most: the sums of each are kept until the last is there
-_READ = 8  # bytes per pixel of the references and integrations of a band: themselves, and a chunk on its way
+_READ = (
+    5  # bytes per pixel of the references and integrations of a band: themselves, and chunks on their way (measured)
+)
 _ROW = 40  # bytes per pixel of a row of them: in double precision, less the mean, its square
 _CODEC = 8  # bytes per pixel of a shard besides itself
 _REST = 8 * 2**20
@@ -193,6 +195,13 @@ def _moments(job: Job, target: Target) -> int:
     return 8 * (references**2 + 3 * references * count + references) * job.regions(target.number).count
 
 
+def _coefficients(job: Job, target: Target) -> int:
+    """Bytes of what is solved between the passes, for all regions, and of its file."""
+    references, count = job.cast.psf.count, target.last - target.first
+    kept = min(max(job.params.truncate), references)
+    return 16 * kept * (references + count) * job.regions(target.number).count
+
+
 def band_memory(job: Job, target: Target, rows: int) -> int:
     """Return the bytes of a band of both, with what is around it for filling, and of one row in double precision."""
     nx, planes = job.cast.psf.shape[1], job.cast.psf.count + target.last - target.first
@@ -220,8 +229,8 @@ def project_tasks(job: Job, target: Target) -> list[Task]:
     (ny, nx), exposure = job.cast.psf.shape, job.cast.science[target.number]
     rows, count = job.rows(target.number), target.last - target.first
     shards = len(job.params.truncate) * (count + 1) * rows * nx * 4 + (count + 1) * rows * nx * _CODEC
-    fixed = shards + 2 * _moments(job, target) + _REST
-    sizes = (fixed + band_memory(job, target, n) + len(job.params.truncate) * count * nx * n * 8 for n in (1, rows))
+    fixed = shards + _coefficients(job, target) + _REST
+    sizes = (fixed + band_memory(job, target, n) + len(job.params.truncate) * count * nx * n * 4 for n in (1, rows))
     least, most = sizes
     tasks = []
     for y0 in range(0, ny, rows):

@@ -16,7 +16,7 @@ from streamimg3.store.flags import bad_bits
 from streamimg3.store.seen_cube import SeenCube
 
 F4 = NDArray[np.float32]
-PLANE = 48  # bytes per pixel of an image while it is read and filled: itself, its flags and what they are made from
+PLANE = 32  # bytes per pixel of an image while it is read and filled: itself, its flags and what they are made from
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from scipy.ndimage import fourier_shift
 from streamimg3.formats.fits_stream import Image, primary, write_units
 
 F4 = NDArray[np.float32]
-NOISE = 0.02
 PRODUCT = "jw00001-a3001_t001_coron"
 _CARDS = {
     "TELESCOP": "JWST", "INSTRUME": "NIRCAM", "DETECTOR": "NRCALONG", "CHANNEL": "LONG", "MODULE": "A", "FILTER": "F356W",
@@ -45,6 +44,8 @@ class Scene:
         Share of pixels that are spoiled: cosmic rays, flags, NaN.
     rolls : tuple of float
         Degrees, of the science exposures in turn.
+    noise : float
+        Of a pixel.
     speckles : float
         Strength of what is different in each image.
     """
@@ -57,6 +58,7 @@ class Scene:
     bad: float = 0.003
     rolls: tuple[float, float] = (0.0, 12.0)
     speckles: float = 0.02
+    noise: float = 0.02
     cards: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,8 +95,8 @@ class Scene:
             y, x = np.mgrid[: self.shape[0], : self.shape[1]]
             y0, x0 = self.companion_at(number)
             sci += self.companion[2] * np.exp(-((y - y0) ** 2 + (x - x0) ** 2) / 2.5)
-        sci += NOISE * rng.standard_normal(sci.shape)
-        err = np.full(sci.shape, NOISE)
+        sci += self.noise * rng.standard_normal(sci.shape)
+        err = np.full(sci.shape, self.noise)
         dq = np.zeros(sci.shape, np.uint32)
         if self.bad:
             sci[rng.random(sci.shape) < self.bad] += 5.0

@@ -123,7 +123,7 @@ def test_shifts_are_found(files: Files, done: Path) -> None:
 
 def test_known_shifts(tmp_path: Path) -> None:
     """The same star in all images: to 1e-3 pixels."""
-    scene = Scene(bad=0.0, speckles=0.0, companion=None, science=(1,), psf=(1, 1))
+    scene = Scene(bad=0.0, speckles=0.0, noise=1e-3, companion=None, science=(1,), psf=(1, 1))
     document = go(make(tmp_path / "in", scene), tmp_path, until="align_refs").document(AlignRefsDocument)
     assert document is not None
     (found,) = document.exposures
@@ -171,7 +171,7 @@ def test_companion_stands_out(files: Files, done: Path) -> None:
     x, y = WCS(fits.getheader(next(done.glob("*_i2d.fits")), "SCI")).all_world2pix(150.0, 2.0, 0)
     found = brightest(i2d, (float(y), float(x)))
     assert brightest(snr, (float(y), float(x))) == found
-    assert i2d[found] > 0.5
+    assert i2d[found] > 0.3
     assert scene.companion is not None
     assert np.hypot(found[0] - y, found[1] - x) == pytest.approx(np.hypot(*scene.companion[:2]), abs=1.0)
     table = Table.read(next(done.glob("*_contrast.ecsv")))
