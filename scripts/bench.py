@@ -5,7 +5,8 @@
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
 ``coron3`` its klip step beside the reference's; ``tso3`` two long time series, step by step; ``scaling`` the whole of
-image3 on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children included; wall time depends on what else the machine does.
+image3 on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children included; wall time depends
+on what else the machine does.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.pipelines import coron3, image2, image3, tso3
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, Session
+from streamimg3.session import DEFAULT_MEMORY, Session, load_series
 from streamimg3.store import Observation
 
 __all__ = [
@@ -111,6 +111,12 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     return params
 
 
+def _light(session: Session, params: Params) -> Session:
+    """Return a session whose processes load no more than the pipeline needs."""
+    mosaic = "resample" not in params.skip
+    return replace(session, load=load_series) if isinstance(params, tso3.Params) and not mosaic else session
+
+
 def plan(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
 ) -> dict[str, list[Task]]:
@@ -124,6 +130,7 @@ def plan(
         Parameters by step.
     """
     params = parameters(pipeline, settings, session.progress)
+    session = _light(session, params)
     given = companions.output_wcs(params, session)
     obs, missing = opened(inputs, session, params)
     if given is not None:
@@ -199,6 +206,7 @@ def run_settings(
 ) -> Observation:
     """Run a pipeline with parameters by step; see :func:`run`."""
     params = parameters(pipeline, settings, session.progress)
+    session = _light(session, params)
     module = PIPELINES[pipeline.removeprefix("calwebb_")]
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")

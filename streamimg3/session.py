@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streamimg3.engine import Runner
@@ -20,7 +20,13 @@ def _load() -> None:
     import streamimg3.kernels.ready
     import streamimg3.pipelines.coron3
     import streamimg3.pipelines.image2
-    import streamimg3.pipelines.image3
+    import streamimg3.pipelines.image3  # noqa: F401
+
+
+def load_series() -> None:
+    """Load what every worker of time series needs."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready_series
     import streamimg3.pipelines.tso3  # noqa: F401
 
 
@@ -48,6 +54,8 @@ class Session:
         Ask no service in the network (files at URLs are still read).
     references : str
         Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
+    load : callable
+        Loads what the work needs in each of its processes; a function of a module.
     """
 
     store: str | None = None
@@ -59,6 +67,7 @@ class Session:
     force: bool = False
     offline: bool = False
     references: str = ""
+    load: Callable[[], None] = field(default=_load, repr=False)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -71,4 +80,4 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        return Runner(memory, workers, self.progress, load=_load)
+        return Runner(memory, workers, self.progress, load=self.load)
