@@ -3,8 +3,9 @@
     python scripts/parity.py resample|image2|image3|coron3|tso3|scores [--peer-python PATH] [--work DIR]
                              [--cases NAME ...] [--small]
 
-``resample`` compares mosaics made with many parameters; ``image2``, ``image3``, ``coron3`` and ``tso3`` run the
-whole pipeline and judge the checklist of its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
+``resample`` compares mosaics made with many parameters; ``image2``, ``image3``, ``coron3`` and ``tso3`` run the whole pipeline
+and judge the checklist of its specification line by line; ``scores`` measures both sides against the truth of simulated
+fields.
 The reference's products are cached in the work directory, so a second run repeats only this package's side.
 Exit code 0: everything within tolerance.  1: something is not.
 """
