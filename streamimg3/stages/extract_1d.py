@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.engine import Outcome, Runner, Task
+from streamimg3.engine.budget import give_back
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
@@ -159,6 +160,8 @@ def work(task: Task, *, setting: Setting, targets: dict[int, tuple[Target, ...]]
     for path, rows in found.items():
         for name, values in rows.items():
             write_rows(setting.obs, f"{path}/{name}", first, values)
+    del found
+    give_back()  # so that what is left over does not add up from task to task
     return {NAME: time.process_time() - begun}
 
 
