@@ -245,8 +245,22 @@ def sums(run: Run) -> Measure:
 
 
 def shapes(run: Run) -> Measure:
-    """28: width and flux of the fitted star."""
-    return columns_agree(*run.tables, SHAPES, 1e-5)
+    """28: width and flux of the fitted star; where they differ, whose squares are smaller."""
+    from tso3_fits import sums_of_squares
+
+    found = columns_agree(*run.tables, SHAPES, 1e-5)
+    if found.holds:
+        return found
+    ours, theirs = run.tables
+    rows = [
+        k
+        for k in range(len(ours))
+        if any(ratio(ours[n][k : k + 1].value, theirs[n][k : k + 1].value) > 1e-5 for n in SHAPES)
+    ]
+    squares = [sums_of_squares(run, table)[rows] for table in (ours, theirs)]
+    better = squares[0] <= squares[1] * (1 + 1e-9)
+    text = f"{len(ours) - len(rows)} of {len(ours)} rows to 1e-5; of the others ours have the smaller squares in {better.sum()}"
+    return Measure(text, False, 1.0 if better.all() else math.inf)
 
 
 def table(run: Run) -> Measure:
@@ -413,4 +427,11 @@ LINES = (
     _line(38, "each order has its own limits; compat as the reference"),
     _line(39, "memory", "memory/test_tso3.py"),
 )  # fmt: skip
-DELIBERATE: tuple[Deliberate, ...] = ()
+DELIBERATE = (
+    Deliberate(
+        28, ("images-counts", "images-moving"), 1.0, "the reference's search ends by its tolerance, or after 100 steps"
+    ),
+    Deliberate(
+        36, ("spectra-holes", "spectra-orders"), 2, "the reference's light curve makes times that occur twice NaN"
+    ),
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, Session
+from streamimg3.session import DEFAULT_MEMORY, Session, load, load_series
 from streamimg3.store import Observation
 
 __all__ = [
@@ -123,6 +124,13 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     return params
 
 
+def _loading(session: Session, params: Params) -> Session:
+    """Return a session whose processes load no more than the pipeline needs."""
+    if params.pipeline == "tso3" and "resample" in params.skip:
+        return replace(session, load=load_series)
+    return replace(session, load=partial(load, params.pipeline))
+
+
 def plan(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
 ) -> dict[str, list[Task]]:
@@ -136,6 +144,7 @@ def plan(
         Parameters by step.
     """
     params = parameters(pipeline, settings, session.progress)
+    session = _loading(session, params)
     given = companions.output_wcs(params, session)
     obs, missing = opened(inputs, session, params)
     if given is not None:
@@ -227,11 +236,12 @@ def run_settings(
         Parameters by step, and those of the pipeline.
     """
     params = parameters(pipeline, settings, session.progress)
+    session = _loading(session, params)
     module = module_of(params.pipeline)
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
-    with session.runner(session.store or (inputs if isinstance(inputs, str) else ""), params.pipeline) as runner:
+    with session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)

@@ -103,8 +103,9 @@ def _tasks(obs: Observation, session: Session, run: RunDocument) -> list[Task]:
     tasks = []
     if "outlier_detection" in done:
         document = obs.document(OutlierDocument)
-        kept = document is not None and document.parameters.get("save_intermediate_results")
-        for kind in ("crfints", "median") if kept else ("crfints",):
+        chosen = document.parameters if document is not None else {}
+        wanted = {"crfints": chosen.get("save_results", True), "median": chosen.get("save_intermediate_results")}
+        for kind in (kind for kind, asked in wanted.items() if asked):
             tasks += [_cube_task(kind, r, rest) for r in obs.records()]
     table = Task("", rest + 16 * MIB, rest + 16 * MIB, libraries=_LIBRARIES)
     if "tso_photometry" in done:

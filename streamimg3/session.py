@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
@@ -16,12 +15,19 @@ from streamimg3.pipelines import module_of
 DEFAULT_MEMORY = "2GiB"
 
 
-def _load(pipeline: str) -> None:
+def load(pipeline: str = "image3") -> None:
     """Load what every worker of a pipeline needs."""
     import streamimg3.formats.ingest
     import streamimg3.kernels.ready  # noqa: F401
 
     module_of(pipeline)
+
+
+def load_series() -> None:
+    """Load what every worker of time series needs that makes no mosaics."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready_series
+    import streamimg3.pipelines.tso3  # noqa: F401
 
 
 def _compile(progress: Progress) -> None:
@@ -60,6 +66,8 @@ class Session:
         Ask no service in the network (files at URLs are still read).
     references : str
         Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
+    load : callable
+        Loads what the work needs in each of its processes; a function of a module.
     """
 
     store: str | None = None
@@ -71,17 +79,18 @@ class Session:
     force: bool = False
     offline: bool = False
     references: str = ""
+    load: Callable[[], None] = field(default=load, repr=False)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1")
 
-    def runner(self, url: str, pipeline: str = "image3") -> Runner:
-        """Return a runner for work on the store at a URL, whose workers know a pipeline."""
+    def runner(self, url: str) -> Runner:
+        """Return a runner for work on the store at a URL."""
         memory = None if self.memory is None else parse_size(self.memory)
         workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
         _compile(self.progress)
-        return Runner(memory, workers, self.progress, load=partial(_load, pipeline))
+        return Runner(memory, workers, self.progress, load=self.load)

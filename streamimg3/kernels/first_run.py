@@ -27,7 +27,7 @@ def compile_loops() -> None:
         If a loop cannot be compiled; the message is the compiler's last line.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "import streamimg3.kernels.ready"]
+    command = [sys.executable, "-c", "import streamimg3.kernels.ready, streamimg3.kernels.ready_series"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -8,9 +8,6 @@ from streamimg3.kernels.aperture import DaoKernel, circle_sums, ring_background,
 from streamimg3.kernels.background_mean import Clip, clip_integrations, mean_background
 from streamimg3.kernels.bad_fill import Filling, fill_bad
 from streamimg3.kernels.blot import blot
-from streamimg3.kernels.box_profile import Box, background_profile, source_profile
-from streamimg3.kernels.boxcar import Background, Extraction, Variances
-from streamimg3.kernels.centroid import Boxes, fit_stars
 from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.dq_match import Planes
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
@@ -18,13 +15,11 @@ from streamimg3.kernels.flat import apply_flat, prepare_flat
 from streamimg3.kernels.outliers import Thresholds, resampled_outliers
 from streamimg3.kernels.photometry import conversion, convert
 from streamimg3.kernels.pixels import add_variances
-from streamimg3.kernels.rolling_median import Window, outliers, rolling_median
 from streamimg3.kernels.scanline import everywhere, gather
 from streamimg3.kernels.segment_stars import SegmentOptions, find_segments
 from streamimg3.kernels.sky_level import STATISTICS, Clipping, exercise, sky_level
 from streamimg3.kernels.spline import basis, evaluate
 from streamimg3.kernels.stars import FinderOptions, find_stars
-from streamimg3.kernels.time_aperture import Apertures, aperture_series
 
 
 def _exercise() -> None:
@@ -70,24 +65,4 @@ def _exercise() -> None:
     mean_background(stacked, stacked, flags, Clip(10.0))
 
 
-def _exercise_series() -> None:
-    """The loops of time series."""
-    cube = np.ones((5, 16, 16), np.float32)
-    good = np.zeros(cube.shape, np.bool_)
-    window = Window(3, 5)
-    median = rolling_median(cube, good, window, (0, 5)).median
-    outliers(cube, cube, median, 5.0)
-    outliers(cube, cube, cube[0], 5.0)
-    cube[:, 7:9, 7:9] = 5.0
-    fit_stars(cube, good, (7.5, 7.5), Boxes(9, 5.0))
-    apertures = Apertures((2.0,), (3.0, 5.0))
-    for centres in ((7.5, 7.5), np.full((5, 2), 7.5)):
-        aperture_series(cube, cube, centres, apertures)
-    wavelength = np.broadcast_to(np.arange(1.0, 17.0), (16, 16)).copy()
-    box = Box(1, (6.0, 0.0), (9.0, 15.0), background=((1.0,), (4.0,)))
-    background = Background(background_profile(box, wavelength), "poly", 1)
-    Extraction(source_profile(box, wavelength), 1, background)(cube, Variances(cube, cube, cube))
-
-
 _exercise()
-_exercise_series()

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.engine import Outcome, Runner, Task
+from streamimg3.engine.budget import give_back
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
 from streamimg3.kernels.boxcar import Variances, selected
 from streamimg3.kernels.spectrum_columns import Columns, calibrated, corrected, multiplied
 from streamimg3.stages.series_blocks import Setting, block_length, block_tasks, pieces, references_of, times_of
-from streamimg3.stages.spectrum_design import Design, Designer, Found, Recipe, Wanted, stored_design
+from streamimg3.stages.spectrum_design import Design, Recipe, stored_design
+from streamimg3.stages.spectrum_designer import Designer, Found, Wanted
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.documents import OutlierDocument, StageCost, plain, utc_now
 from streamimg3.store.layout import COLUMNS, TIMES
@@ -158,6 +160,8 @@ def work(task: Task, *, setting: Setting, targets: dict[int, tuple[Target, ...]]
     for path, rows in found.items():
         for name, values in rows.items():
             write_rows(setting.obs, f"{path}/{name}", first, values)
+    del found
+    give_back()  # so that what is left over does not add up from task to task
     return {NAME: time.process_time() - begun}
 
 
@@ -234,12 +238,16 @@ def run(obs: Observation, params: Params, runner: Runner, outliers: bool, photom
     if kept is not None and kept.digest == mark:
         runner.progress.note(f"{NAME}: unchanged, kept")
         return kept
-    setting = Setting(obs, mark, outliers)
+    return _extract(Setting(obs, mark, outliers), params, runner, photom)
+
+
+def _extract(setting: Setting, params: Params, runner: Runner, photom: bool) -> SpectraDocument:
+    """Extract the spectra, and commit them."""
+    obs, mark = setting.obs, setting.mark
     ledger = Ledger(obs.backend, NAME, mark)
     fresh = "_created" not in ledger.done()
     if fresh:
-        if kept is not None:
-            obs.retract(SpectraDocument.kind)
+        _retract(obs)
         ledger.forget_others()
         for path in (PATH, PROFILES):
             obs.backend.remove_tree(path)
@@ -260,6 +268,12 @@ def run(obs: Observation, params: Params, runner: Runner, outliers: bool, photom
     obs.commit(document)
     obs.backend.remove_tree(f"receipts/{NAME}")
     return document
+
+
+def _retract(obs: Observation) -> None:
+    """Withdraw what an earlier run made, before its arrays go."""
+    if obs.document(SpectraDocument) is not None:
+        obs.retract(SpectraDocument.kind)
 
 
 def _targets(document: SpectraDocument, designs: Found) -> dict[int, tuple[Target, ...]]:

@@ -30,6 +30,7 @@ _SUMS = {
     "net_aperture_sum": "aperture_sum less aperture_bkg",
     "net_aperture_sum_err": "error of net_aperture_sum",
 }
+_AROUND = ("annulus_sum", "annulus_sum_err", "annulus_mean", "annulus_mean_err", "aperture_bkg", "aperture_bkg_err")
 _OF_RADIUS = (
     "aperture_sum", "aperture_sum_err", "aperture_bkg", "aperture_bkg_err", "net_aperture_sum", "net_aperture_sum_err"
 )  # fmt: skip
@@ -71,7 +72,11 @@ def photometry_columns(
         [np.full(r.integrations, aims[r.index].whole) for one in setting.series for r in one.records]
     )
     main = _main(found, whole)
-    columns += [(CatalogColumn(name, "float64", unit, text), main[name]) for name, text in _SUMS.items()]
+    bare = _AROUND if whole.all() else ()  # what is not measured has no unit, as in the reference
+    columns += [
+        (CatalogColumn(name, "float64", None if name in bare else unit, text), main[name])
+        for name, text in _SUMS.items()
+    ]
     columns += _places(setting, aims, fits)
     if fits is not None:
         columns += _fitted(np.concatenate(fits), unit)

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from streamimg3.engine import Outcome, Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, give_back
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
@@ -56,6 +56,8 @@ class Params:
         Flags that do not keep a pixel out of the median; None = none does.
     save_intermediate_results : bool
         Write the medians (``_median``).
+    save_results : bool
+        Write the cubes with their outliers (``_crfints``), as the reference always does.
     window_scope : str
         Ours: ``segment`` (windows end with the file, as in the reference) or ``exposure`` (they reach into the next one).
     method : str
@@ -80,6 +82,7 @@ class Params:
     maskpt: float = 0.7
     good_bits: str | None = "~DO_NOT_USE"
     save_intermediate_results: bool = False
+    save_results: bool = True
     window_scope: str = "segment"
     method: str = "median"
     maxiters: int | None = None
@@ -198,6 +201,8 @@ def work(
             medians.flag_band(strip, span, (b0, min(b0 + step, y1)), params.rule)
     for block in range(first, last, depth):
         strip.write(block, min(block + depth, last))
+    del strip
+    give_back()  # so that what is left over does not add up from task to task
     return {NAME: time.process_time() - start}
 
 
@@ -237,10 +242,19 @@ def run(obs: Observation, params: Params, runner: Runner) -> OutlierDocument:
     """
     records = obs.records()
     checksums = [{k: v for k, v in r.checksums.items() if k in ("sci", "err", "dq", "pixeldq")} for r in records]
-    mark = digest(_CODE, "tso", dataclasses.asdict(params), [r.name for r in records], checksums)
+    mark = digest(
+        _CODE,
+        "tso",
+        dataclasses.asdict(dataclasses.replace(params, save_results=True)),
+        [r.name for r in records],
+        checksums,
+    )
     kept = obs.document(OutlierDocument)
     if kept is not None and kept.digest == mark:
         runner.progress.note(f"{NAME}: unchanged, kept")
+        if kept.parameters != plain(params):  # what is written has no influence on what was found
+            kept = dataclasses.replace(kept, parameters=plain(params))
+            obs.commit(kept)
         return kept
     ledger = Ledger(obs.backend, NAME, mark)
     if _CREATED not in ledger.done():

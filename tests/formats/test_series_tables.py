@@ -60,7 +60,8 @@ def test_rows_are_read_in_bands(tmp_path: Path) -> None:
 
     unit = Rows(fits.Header([fits.Card(*c) for c in cards]), 7, kind.itemsize, read, 3)
     with open(tmp_path / "x.fits", "wb") as sink:
-        assert write_units(sink, [primary([]), unit]) == (tmp_path / "x.fits").stat().st_size
+        size = write_units(sink, [primary([]), unit])
+    assert size == (tmp_path / "x.fits").stat().st_size
     assert asked == [(0, 3), (3, 6), (6, 7)]
     found = fits.getdata(tmp_path / "x.fits", "T")
     np.testing.assert_array_equal(found["v"], rows["v"])

@@ -103,7 +103,7 @@ def test_transit_in_images(images: tuple[Observation, Path]) -> None:
     quiet = [k for k in range(*IMAGES.dimmed) if not _hit_nearby(IMAGES, k, 11.0)]
     chosen = flux[np.array(quiet) - 1]
     spread = 1.4826 * np.median(np.abs(chosen - np.median(chosen)))
-    assert len(quiet) > 20 and (np.abs(chosen - np.median(chosen)) < 5 * spread).all()  # no integration is lost
+    assert len(quiet) > 10 and (np.abs(chosen - np.median(chosen)) < 5 * spread).all()  # no integration is lost
 
 
 def test_transit_in_spectra(spectra: tuple[Observation, Path]) -> None:
@@ -116,9 +116,12 @@ def test_transit_in_spectra(spectra: tuple[Observation, Path]) -> None:
     middle = int(SPECTRA.place[0])
     inside, outside = lost_inside(SPECTRA, obs, slice(middle - 3, middle + 5), slice(None))
     assert inside <= 5e-4 and outside <= 5e-4
-    after = flux[SPECTRA.dimmed[1] + 1 :]
-    spread = 1.4826 * np.median(np.abs(after - np.median(after)))
-    assert np.median(curve["whitelight_flux_error"].value) == pytest.approx(spread, rel=0.35)
+    reach = [abs(SPECTRA.hits(k)[0] - SPECTRA.place[0]) for k in range(1, SPECTRA.count + 1)]
+    whole = np.array([r.min() > 5.0 for r in reach])  # no cosmic ray has taken a pixel of the box away
+    whole[SPECTRA.dimmed[0] - 1 : SPECTRA.dimmed[1]] = False
+    error = np.median(curve["whitelight_flux_error"].value)
+    spread = 1.4826 * np.median(np.abs(flux[whole] - np.median(flux[whole])))
+    assert whole.sum() > 20 and spread == pytest.approx(error, rel=0.3)
 
 
 def test_table_of_photometry(images: tuple[Observation, Path]) -> None:
@@ -135,7 +138,7 @@ def test_table_of_photometry(images: tuple[Observation, Path]) -> None:
     wanted = 2 * np.pi * 1.3 * 1.2 * IMAGES.flux * AREA * 1e6
     assert np.median(table["net_aperture_sum_r5"].value) == pytest.approx(wanted, rel=0.02)
     assert np.median(table["psf_flux"].value) == pytest.approx(wanted, rel=0.02)
-    assert np.median(table["psf_width_y"].value) == pytest.approx(1.3, rel=0.02)
+    assert np.median(table["psf_width_y"].value) == pytest.approx(np.sqrt(1.3**2 - 1 / 12), rel=0.01)
     second = QTable.read(folder / "jw00042001001_03101_00001-seg002_nrca1_phot.ecsv")
     np.testing.assert_array_equal(second["net_aperture_sum"], table["net_aperture_sum"][130:230])
     assert second.meta["number_of_integrations"] == 100
@@ -159,6 +162,32 @@ def test_spectra_on_disk_are_those_of_the_store(spectra: tuple[Observation, Path
         assert hdus[0].header["S_EXTR1D"] == "COMPLETE" and hdus[0].header["INTEND"] == SPECTRA.count
         assert len(hdus["INT_TIMES"].data) == SPECTRA.count
     assert len(list((folder).glob("*_crfints.fits"))) == 3
+
+
+def test_results_open_in_xarray(images: tuple[Observation, Path], spectra: tuple[Observation, Path]) -> None:
+    """Ready for work on light curves: times and wavelengths are coordinates, units are told."""
+    import xarray
+
+    document = spectra[0].document(SpectraDocument)
+    assert document is not None
+    found = xarray.open_datatree(spectra[0].url, engine="zarr")[document.spectra[0].path].to_dataset()
+    assert found.flux.dims == ("integration", "wavelength") and found.flux.attrs["units"] == "Jy"
+    assert {"int_mid_mjd_utc", "int_mid_bjd_tdb", "wavelength"} <= set(found.coords)
+    curve = found.flux.sel(wavelength=slice(2.6, 3.4)).sum("wavelength")
+    assert curve.sizes == {"integration": SPECTRA.count} and "int_mid_bjd_tdb" in curve.coords
+    table = xarray.open_datatree(images[0].url, engine="zarr")["photometry"].to_dataset()
+    assert table.net_aperture_sum.attrs["units"] == "Jy" and {"MJD", "BJD_TDB"} <= set(table.coords)
+    assert float(table.MJD[0]) == pytest.approx(DAY + STEP / 2)
+
+
+def test_pictures(images: tuple[Observation, Path], spectra: tuple[Observation, Path], tmp_path: Path) -> None:
+    """Light curve, centroids, white-light curve and dynamic spectrum, as PNG."""
+    from streamimg3.api import export_preview
+
+    made = [export_preview(obs, Session(output_dir=str(tmp_path))) for obs, _ in (images, spectra)]
+    ends = [sorted(url.rpartition("_")[2] for url in urls) for urls in made]
+    assert ends == [["centroid.png", "phot.png"], ["whtlt.png", "x1dints.png"]]
+    assert all(Path(url).read_bytes().startswith(b"\x89PNG") for urls in made for url in urls)
 
 
 def test_again_nothing_is_redone_and_other_parameters_are(images: tuple[Observation, Path], tmp_path: Path) -> None:
@@ -216,7 +245,7 @@ def test_count_rates_need_a_gain(tmp_path: Path) -> None:
     gain = np.full(scene.shape, 1.5, np.float32)
     fits.HDUList([head, fits.ImageHDU(gain, name="SCI")]).writeto(tmp_path / "gain.fits")
     chosen = {"override_gain": str(tmp_path / "gain.fits"), "radius": 6.0, "radius_inner": 8.0, "radius_outer": 10.0}
-    run("tso3", association, session=session, tso_photometry=chosen)
+    run("tso3", association, session=session, tso_photometry=chosen, outlier_detection={"skip": True})
     table = QTable.read(tmp_path / "jw00042-o001_t001_nircam_series_phot.ecsv")
     assert table["net_aperture_sum"].unit == "electron"
     wanted = 2 * np.pi * 1.3 * 1.2 * scene.flux * 40.0 * 1.5

@@ -58,7 +58,7 @@ def test_windows_end_with_the_segment_or_go_on(obs: Observation) -> None:
     hit = np.zeros(found.shape, bool)
     for k in range(70):
         hit[k][SCENE.hits(k + 1)] = True
-    assert found[hit].all() and found[~hit].mean() < 1e-3  # the star jitters
+    assert found[hit].all() and found[~hit].mean() < 0.02  # the star jitters
 
 
 def test_short_segments_have_one_median(obs: Observation) -> None:
