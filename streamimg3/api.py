@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,14 +10,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
-from streamimg3.engine import Task
-from streamimg3.engine.budget import share
+from streamimg3.engine import Runner, Task
+from streamimg3.engine.budget import MIB, share
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, Session, load, load_series
+from streamimg3.session import DEFAULT_MEMORY, Session, load, load_ingest, load_series
 from streamimg3.store import Observation
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "run_settings",
     "summary",
 ]
+
+_LOOPS = 64 * MIB  # compiled loops of time series, measured
 
 if TYPE_CHECKING:
     from streamimg3.pipelines import coron3, image2, image3, tso3
@@ -129,6 +132,17 @@ def _loading(session: Session, params: Params) -> Session:
     if params.pipeline == "tso3" and "resample" in params.skip:
         return replace(session, load=load_series)
     return replace(session, load=partial(load, params.pipeline))
+
+
+def _waits(runner: Runner) -> bool:
+    """Whether the loops of a pipeline may be loaded after the pixels are in: by this process, where it works alone."""
+    return runner.load is load_series and runner.workers == 1
+
+
+def _after_loading(tasks: Sequence[Task], runner: Runner) -> list[Task]:
+    """Return tasks with what the loops take that this process has not loaded yet."""
+    more = _LOOPS if _waits(runner) and "streamimg3.kernels.ready_series" not in sys.modules else 0
+    return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
 
 
 def plan(
@@ -249,9 +263,13 @@ def run_settings(
         planned = module.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)
         coming = [*missing.means, *missing.tasks] if missing is not None else []
-        runner.require([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
+        later = _after_loading([*chain(*planned.values()), *products], runner)
+        runner.require([*coming, *later])  # refused before a pixel is read
         if missing is not None:
+            full = runner.load
+            runner.load = load_ingest if _waits(runner) else full
             bring_pixels(obs, missing, session, runner)
+            runner.load = full
         document = module.run(obs, params, runner, until)
         export(obs, session, runner, document)
     return obs

@@ -23,6 +23,11 @@ def load(pipeline: str = "image3") -> None:
     module_of(pipeline)
 
 
+def load_ingest() -> None:
+    """Load what it takes to bring pixels in."""
+    import streamimg3.formats.ingest  # noqa: F401
+
+
 def load_series() -> None:
     """Load what every worker of time series needs that makes no mosaics."""
     import streamimg3.formats.ingest

@@ -50,7 +50,7 @@ VARIABLES = {
     "background_var_rnoise": "variance of background due to read noise",
     "background_var_flat": "variance of background due to the flat field", "npixels": "pixels that were summed",
 }  # fmt: skip
-_BYTES = 56  # per pixel of an integration at hand: planes, flags, the same turned
+_BYTES = 44  # per pixel of an integration at hand: planes, flags, the same turned; sums and columns
 _CODE = 1  # raised when the numbers that a given input leads to change
 
 F8 = NDArray[np.float64]
@@ -131,8 +131,8 @@ def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
 
 def _tasks(series: tuple[Series, ...]) -> list[Task]:
     planes = ("sci", "var_poisson", "var_rnoise", "var_flat", "dq", "nan", "outlier")
-    # results of a block: eleven columns, as many on their way, and as many being packed
-    results = max(block_length(one) * max(one.shape) for one in series) * 8 * 3 * len(VARIABLES)
+    # results of a block, of which one is being packed
+    results = max(block_length(one) * max(one.shape) for one in series) * 8 * (len(VARIABLES) + 3)
     return block_tasks(series, (_BYTES, results), planes, PATH)
 
 

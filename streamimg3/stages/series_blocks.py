@@ -20,7 +20,7 @@ from streamimg3.store.series_documents import SeriesExposure, SeriesReferencesDo
 
 BLOCK = 2**22  # pixels of a block, about
 FEWEST = 16  # integrations of a block
-REST = 24 * MIB  # codecs, chunks that are read in part
+REST = 12 * MIB  # codecs, chunks that are read in part
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ UNUSED = dict.fromkeys(
 )  # fmt: skip
 _CODE = 1  # raised when the flags that a given input leads to change
 _CREATED = "_created"
-_REST = 24 * MIB  # codecs, chunks that are read in part
+_REST = 12 * MIB  # codecs, chunks that are read in part
 
 
 @dataclass(frozen=True)
