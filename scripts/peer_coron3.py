@@ -220,7 +220,7 @@ def write_exposure(kit: Kit, case: Case, base: str, planes: dict[str, np.ndarray
 
 def write_weights(kit: Kit, case: Case) -> None:
     """Write ``psfmask.fits``: a ring with weights of many values."""
-    kit.psfmask("psfmask.fits", case.shape, instrument="NIRCAM", detector="NRCA2")
+    kit.psfmask("psfmask.fits", case.shape, instrument=case.camera, detector=CAMERAS[case.camera][0])
     with fits.open("psfmask.fits", mode="update") as file:
         file["SCI"].data *= np.random.default_rng(17).uniform(0.3, 1.0, case.shape).astype(np.float32)
 

@@ -9,6 +9,7 @@ folder), the products, and by which error the reference ended, if by one.
 
 import importlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +143,14 @@ def _unbounded(model: Any, rng: np.random.Generator) -> None:
     model.meta.wcs.bounding_box = None
 
 
+def _single(model: Any, rng: np.random.Generator) -> None:
+    """Make it an exposure that is no time series."""
+    model.meta.visit.tsovisit, model.meta.exposure.type = False, "NRC_IMAGE"
+
+
 CHANGES: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "holes": _holes, "blank": _blank, "wander": _wander, "lens": _lens, "counts": _counts, "bright": _bright, "twice": _twice,
-    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded,
+    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded, "single": _single,
 }  # fmt: skip
 
 
@@ -303,7 +309,10 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
     for given in (write_references(kit, case), case.steps):
         for step, parameters in given.items():
             steps[step] = steps.get(step, {}) | parameters
+    if case.name in LONG:
+        del steps["outlier_detection"]["save_intermediate_results"]
     Path("peer").mkdir()
+    spent = time_steps()
     seconds, error = reference("Tso3Pipeline", ASSOCIATION, steps)
     if case.orders:
         two_orders(kit)
@@ -311,7 +320,25 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
         "name": case.name, "why": case.why, "lines": case.lines, "association": ASSOCIATION, "members": members,
         "changes": case.changes, "steps": steps, "peer_error": error, "ranges": RANGES if case.orders else [],
         "products": sorted(path.name for path in Path("peer").iterdir()), "cpu_seconds": round(seconds, 2),
+        "cpu_by_step": {step: round(s, 3) for step, s in spent.items()},
     }  # fmt: skip
+
+
+def time_steps() -> dict[str, float]:
+    """Let the steps of the pipeline count their CPU seconds from now on; returns where they do."""
+    spent: dict[str, float] = {}
+    for step, kind in importlib.import_module("jwst.pipeline").Tso3Pipeline.step_defs.items():
+        plain = getattr(kind, "uncounted", kind.run)
+
+        def counted(self: Any, *given: Any, step: str = step, plain: Callable[..., Any] = plain, **named: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return plain(self, *given, **named)
+            finally:
+                spent[step] = spent.get(step, 0.0) + time.process_time() - begun
+
+        kind.uncounted, kind.run = plain, counted
+    return spent
 
 
 def two_orders(kit: Kit) -> None:
@@ -353,6 +380,7 @@ CASES = {
     for case in (
         Case("images", "the recipe: default window, and a segment that is shorter", (20, 21, 26, 27), lengths=(40, 20)),
         Case("images-even", "window of 4; holes", (20, 21, 22, 26, 27), changes=("holes",), steps=_EVEN),
+        Case("images-single", "no time series", (19,), changes=("single",)),
         Case("images-two", "window of 2", (20,), steps=_TWO),
         Case("images-counts", "count rates, with gain", (25, 26, 27, 28), changes=("counts", "holes"), steps=_ODD),
         Case("images-moving", "apertures follow the star; other radii and boxes", (26, 27, 28),
@@ -390,5 +418,15 @@ CASES = {
 CASES["spectra-limits"].steps["white_light"] = {"min_wavelength": 6.5, "max_wavelength": 9.25}
 
 
+# Long ones, to measure what they cost
+LONG = {
+    case.name: case
+    for case in (
+        Case("long-images", "two segments with the default window", (21, 26, 27), lengths=(600, 400)),
+        Case("long-spectra", "the same of spectra, mean of two strips", (21, 32, 37), True, (600, 400)),
+    )
+}
+
+
 if __name__ == "__main__":
-    run_cases(run, CASES)
+    run_cases(run, {**CASES, **LONG})

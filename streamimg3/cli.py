@@ -47,7 +47,9 @@ LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event
 Offline = Annotated[bool, typer.Option("--offline", help="ask no service in the network")]
 References = Annotated[
     str,
-    typer.Option(help="where image2 finds reference files: folder or URL, an earlier run's _references.json, or crds"),
+    typer.Option(
+        help="where image2, coron3 and tso3 find reference files: folder or URL, an earlier run's _references.json, or crds"
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force-ingest", help="replace what the store holds")]
 
@@ -69,7 +71,7 @@ def _options(pairs: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
+    pipeline: Annotated[str, typer.Argument(help="image2, image3, coron3 or tso3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",
@@ -102,7 +104,7 @@ def run(
 
 @app.command()
 def plan(
-    pipeline: Annotated[str, typer.Argument(help="image2 or image3 (or calwebb_image2 ...)")],
+    pipeline: Annotated[str, typer.Argument(help="image2, image3, coron3 or tso3 (or calwebb_image2 ...)")],
     inputs: Inputs,
     store: Store = None,
     output_dir: OutputDir = ".",

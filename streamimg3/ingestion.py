@@ -14,7 +14,6 @@ from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB, roomy_allocator
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.pipelines import image2
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from streamimg3.formats.association import Association, Member
     from streamimg3.formats.ingest import Found
     from streamimg3.formats.sources import Opener, Source
+    from streamimg3.pipelines import coron3, image2, image3, tso3
     from streamimg3.store import ExposureRecord
 
 _LIBRARIES = 32 * MIB  # astropy's FITS
@@ -89,7 +89,7 @@ def bring_headers(
         If the memory cannot hold the tasks.
     """
     from streamimg3.formats import ingest as door
-    from streamimg3.formats.association import read_inputs
+    from streamimg3.formats.association import in_time, read_inputs
     from streamimg3.formats.sources import open_sources
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
@@ -98,6 +98,8 @@ def bring_headers(
         from streamimg3.calibration import planned
 
         association, plan = planned(association, params, session, until)
+    else:
+        association = in_time(association)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     root = _own(obs, session.force)
     if runner is not None and not root.get("ingested"):
@@ -105,14 +107,14 @@ def bring_headers(
     for note in association.notes:
         session.progress.note(note)
     plan = plan.dated(obs) if plan else None
-    members = association.members if plan else association.science
+    members = association.members if plan else association.exposures
     mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
-        session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
-    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.exposures]):
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
@@ -212,7 +214,7 @@ def _same_members(obs: Observation, urls: list[str]) -> bool:
     if calibrated is not None:
         return [e.url for e in calibrated.exposures] == urls
     document = obs.document(AssociationDocument)
-    return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
+    return document is not None and [m.url for m in document.exposures] == urls
 
 
 def _default_store(session: Session, product: str) -> str:
@@ -289,7 +291,7 @@ def _ingest_work(
 def opened(
     inputs: str | Sequence[str],
     session: Session,
-    params: object,
+    params: image2.Params | image3.Params | coron3.Params | tso3.Params,
     until: str | None = None,
     runner: Runner | None = None,
 ) -> tuple[Observation, Missing | None]:
@@ -299,7 +301,7 @@ def opened(
     ----------
     inputs, session, until, runner
         As for :func:`bring_headers`.
-    params : object
+    params : Params
         Of the pipeline that wants the exposures; those of image2 calibrate them on their way.
 
     Raises
@@ -317,10 +319,10 @@ def opened(
                 raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
             obs.mend()
-            if isinstance(params, image2.Params):
+            if params.pipeline == "image2":
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
             return obs, None
-    if isinstance(params, image2.Params):
+    if params.pipeline == "image2":
         return bring_headers(names, session, params, until, runner)
     kept = _calibrated_members(names, session)
     return (kept, None) if kept is not None else bring_headers(names, session, runner=runner)
@@ -342,7 +344,7 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     if root is None or not root.get("ingested") or obs.document(CalibrationDocument) is None:
         return None
     association = read_table(absolute(names[0]), session.storage_options)
-    if [file_name(m.url) for m in association.science] != [r.filename for r in obs.records()]:
+    if [file_name(m.url) for m in association.exposures] != [r.filename for r in obs.records()]:
         return None
     for note in association.notes:
         session.progress.note(note)

@@ -20,6 +20,7 @@ MIB = 2**20
 WORKER = 190 * MIB
 SERVER = 40 * MIB  # the fork server that starts workers, and Python's resource tracker
 SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
+MORE = 16 * MIB  # the same in each further process
 _UNITS = {
     "": 1,
     "b": 1,
@@ -201,7 +202,7 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int 
 
     def overhead(n: int) -> int:
         idle = _overhead(n) if helpers is None or n != workers else helpers
-        return idle + n * libraries if n > 1 else idle
+        return idle + n * libraries + (n - 1) * MORE if n > 1 else idle
 
     if memory is None:
         return Share(workers, most, driver + overhead(workers) + workers * most)

@@ -8,6 +8,7 @@ import os
 import posixpath
 import secrets
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, Protocol
 
@@ -61,26 +62,42 @@ class _LocalFile:
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by the owner, before the rename)
+        self._disk = ThreadPoolExecutor(1)
+        self._going: Future[None] | None = None
         self._behind = 0
 
     def write(self, data: bytes | memoryview, /) -> int:
-        """Append bytes; returns how many were taken."""
+        """Append bytes; returns how many were taken. The disk works beside, one stretch behind."""
         taken = self._file.write(data)
         self._behind += taken
         if self._behind >= _SYNCED:
-            self.sync()
+            self._wait()
+            self._going = self._disk.submit(_to_disk, self._file.fileno())
+            self._behind = 0
         return taken
 
     def sync(self) -> None:
         """Wait until everything is on disk."""
-        os.fsync(self._file.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._wait()
+        _to_disk(self._file.fileno())
         self._behind = 0
+
+    def _wait(self) -> None:
+        """Wait for the disk; what went wrong there is raised here."""
+        going, self._going = self._going, None
+        if going is not None:
+            going.result()
 
     def close(self) -> None:
         """Close the file."""
+        self._disk.shutdown()
         self._file.close()
+
+
+def _to_disk(file: int) -> None:
+    os.fsync(file)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Product:

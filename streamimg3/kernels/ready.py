@@ -6,6 +6,7 @@ import numpy as np
 
 from streamimg3.kernels.aperture import DaoKernel, circle_sums, ring_background, sharpness_roundness
 from streamimg3.kernels.background_mean import Clip, clip_integrations, mean_background
+from streamimg3.kernels.bad_fill import Filling, fill_bad
 from streamimg3.kernels.blot import blot
 from streamimg3.kernels.clip import clip_image, clip_stream
 from streamimg3.kernels.dq_match import Planes
@@ -58,6 +59,8 @@ def _exercise() -> None:
     apply_flat(planes, prepare_flat(deep[5], None, None))
     for correction in (1.0, 1.5):
         convert(planes, conversion(2.0, correction))
+    holes = np.where(deep > 1.0, np.float32(np.nan), deep)
+    fill_bad(holes, flags, Filling())
     stacked = np.stack([averaged.sci] * 8)
     mean_background(stacked, stacked, flags, Clip(10.0))
 
