@@ -193,7 +193,7 @@ _WIDE = replace(NIRCAM, centre=1023.5), replace(CORON, centre=1023.5)
 LARGE = {
     case.name: case
     for case in (
-        Case("images", "full detector: 4 exposures, 4 backgrounds", (), _WIDE[0], Part(_FULL, name="FULL"), copies=4,
+        Case("images", "full detector: 8 exposures, 4 backgrounds", (), _WIDE[0], Part(_FULL, name="FULL"), copies=8,
              backgrounds=_dithers(Part(_FULL, name="FULL"), 4), flat=Flat(_FULL), photom=Photom(_NRC, _LINEAR), area=_FULL),
         Case("integrations", "full detector: 20 integrations, 2 backgrounds of 5", (), _WIDE[1],
              Part(_FULL, (1, 1), 20, name="FULL"), _dithers(Part(_FULL, (1, 1), 5, name="FULL"), 2), Flat(_FULL),

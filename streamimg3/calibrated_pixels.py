@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamimg3.calibrated_headers import flat_of, planes_after
 from streamimg3.engine import Task
-from streamimg3.engine.budget import MIB, roomy_allocator
+from streamimg3.engine.budget import MIB
 from streamimg3.errors import InputError, StoreError
 from streamimg3.formats.association import Member
 from streamimg3.formats.cal_file import SHARED, named_cube, named_planes
@@ -34,9 +34,8 @@ Pixels = NDArray[np.generic]
 _FLOATS = ("sci", "err", "var_poisson", "var_rnoise", "var_flat")
 _ROWS = 256  # of a background's mean: a task, and a shard of the store
 _REST = 16 * MIB  # headers of open files, beside what the runner allows for codecs
-_ROOM = 24 * MIB  # of freed memory that is kept while bands of a mean are worked out
 _FILE = 2 * MIB  # of one more file that is open
-_LIBRARIES = 24 * MIB  # astropy.stats, which leaves outliers out
+LIBRARIES = 44 * MIB  # what this module imports, astropy's FITS and statistics, writing with zarr
 WORKING = BAND * PIXEL  # bytes beside the planes that are handed out
 
 
@@ -320,7 +319,7 @@ def background_tasks(document: CalibrationDocument, depths: Mapping[str, int]) -
             whole = 12 * (y1 - y0) * nx
             most, least = (rest + whole + rows * row for rows in (y1 - y0, 1))
             item = (number, y0, y1)
-            tasks.append(Task(f"b{number:04d}r{y0:05d}", most, least, reads, writes, item, libraries=_LIBRARIES))
+            tasks.append(Task(f"b{number:04d}r{y0:05d}", most, least, reads, writes, item, libraries=LIBRARIES))
     return tasks
 
 
@@ -339,7 +338,6 @@ def background_work(task: Task, *, obs: Observation, mark: str, options: dict[st
         sigma=document.parameters["bkg_subtract"]["sigma"], maxiters=document.parameters["bkg_subtract"]["maxiters"]
     ).clip
     with ExitStack() as held:
-        held.enter_context(roomy_allocator(_ROOM))
         files = [
             held.enter_context(open_sources(Member(u, "background"), options, bare=True))[0] for u in given.members
         ]

@@ -255,12 +255,12 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 
 def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
     """Return a task that holds all planes of its shard besides, if it may."""
-    from streamimg3.calibrated_pixels import WORKING
+    from streamimg3.calibrated_pixels import LIBRARIES, WORKING
     from streamimg3.store.layout import FLAT_PLANES
 
     least = task.least + WORKING
     own = [plane for plane in record.planes if plane not in FLAT_PLANES]
-    return replace(task, nbytes=least + pixels * 4 * len(own), least=least)
+    return replace(task, nbytes=least + pixels * 4 * len(own), least=least, libraries=LIBRARIES)
 
 
 def _ingest_work(

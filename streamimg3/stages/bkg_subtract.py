@@ -24,7 +24,7 @@ from streamimg3.stages.calibrated_band import Planes
 
 NAME = "bkg_subtract"
 # Measured bytes for each pixel of a band: of one background, of one integration of the cube at hand, and of their mean
-_PER_BACKGROUND, _PER_INTEGRATION, _ONCE = 42, 41, 16
+_PER_BACKGROUND, _PER_INTEGRATION, _ONCE = 42, 42, 20
 
 
 @dataclass(frozen=True)

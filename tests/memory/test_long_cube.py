@@ -20,7 +20,7 @@ from astropy.io import fits
 from streamimg3 import Observation
 from streamimg3.formats.fits_stream import Image, primary, write_units
 from streamimg3.geometry import Box
-from tests.formats.reference_files import kit
+from tests.formats.reference_files import flat, kit
 from tests.memory.family_rss import MIB, run_measured
 from tests.pipelines.rates import CORON, POINTING
 
@@ -102,7 +102,8 @@ def test_budget_is_kept(tmp_path: Path) -> None:
     name = "jw01_nrca2"
     _write(tmp_path / f"{name}_rateints.fits", COUNT)
     _write(tmp_path / "bkg_rateints.fits", 10)
-    kit(tmp_path / "references", CORON, (SIDE, SIDE))
+    files = kit(tmp_path / "references", CORON, (SIDE, SIDE))
+    flat(files["flat"], CORON, (SIDE, SIDE), {"ERR": np.zeros((SIDE, SIDE), np.float32)})
     out = tmp_path / "out"
     out.mkdir()
     command = [
@@ -130,8 +131,8 @@ def test_budget_is_kept(tmp_path: Path) -> None:
     box = Box(1000, 0, 1003, 40)
     found = [exposure.read_block("sci", k, k + 1, box)[0] for k in (0, 199)]
     noise = _noise(COUNT)
-    flat = fits.getdata(tmp_path / "references" / "jwst_nircam_flat_0001.fits", "SCI")[box.slices]
-    apart = (noise[1199:1202, :40] - noise[1000:1003, :40]) / flat
+    response = fits.getdata(files["flat"], "SCI")[box.slices]
+    apart = (noise[1199:1202, :40] - noise[1000:1003, :40]) / response
     ratio = (found[1] - found[0]) / apart
     np.testing.assert_allclose(ratio, np.median(ratio), rtol=2e-4)  # differences of numbers near 1 keep 4 digits
     for path in (product, tmp_path / f"{name}_rateints.fits"):
