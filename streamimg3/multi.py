@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,7 @@ from streamimg3 import config
 from streamimg3.engine import Runner
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.report.picture import reduced
-from streamimg3.report.rgb import same_grid
 from streamimg3.session import Session
-from streamimg3.stages import source_catalog
-from streamimg3.stages.multi_filter import METHODS, PLANES, Band, circle_work, combine_work, flux_work, tile_tasks
 from streamimg3.store import Observation
 from streamimg3.store.columns import Column, read_column, write_columns
 from streamimg3.store.documents import (
@@ -29,6 +25,9 @@ from streamimg3.store.documents import (
     StageCost,
     utc_now,
 )
+
+if TYPE_CHECKING:
+    from streamimg3.stages.multi_filter import Band
 
 F8 = NDArray[np.float64]
 RADII = (0.1, 0.25)  # arcsec
@@ -87,6 +86,10 @@ def catalog_multi(
     >>> bool((flux["red_isophotal_flux"] == flux["blue_isophotal_flux"]).all())
     True
     """
+    from streamimg3.report.rgb import same_grid
+    from streamimg3.stages import source_catalog
+    from streamimg3.stages.multi_filter import METHODS, Band
+
     if method not in METHODS:
         raise InputError(f"--detection {method}: it must be one of {', '.join(METHODS)}")
     found = {
@@ -114,6 +117,8 @@ def catalog_multi(
 
 def _sky(obs: Observation, document: ResampleDocument) -> float:
     """Clipped median of the mosaic at a reduced scale."""
+    from streamimg3.report.picture import reduced
+
     values = reduced(obs, document, "sci", 1500).values
     seen = values[np.isfinite(values)].astype(np.float64)
     for _ in range(5):
@@ -124,6 +129,8 @@ def _sky(obs: Observation, document: ResampleDocument) -> float:
 
 def _detection(obs: Observation, filters: _Filters, bands: tuple[Band, ...], method: str, runner: Runner) -> None:
     """Make the detection image unless the store holds it."""
+    from streamimg3.stages.multi_filter import PLANES, combine_work, tile_tasks
+
     first = filters.documents[0]
     mark = digest(_CODE, method, filters.names, [d.digest for d in filters.documents])
     kept = obs.document(ResampleDocument)
@@ -171,6 +178,8 @@ def _measure(
     document: CatalogDocument,
 ) -> None:
     """Add the columns of every filter to the catalogue."""
+    from streamimg3.stages.multi_filter import circle_work, flux_work, tile_tasks
+
     first = filters.documents[0]
     label = read_column(obs, "catalog", "label").astype(np.int64)
     centres = np.stack([read_column(obs, "catalog", f"{n}centroid") for n in "yx"], axis=1).astype(np.float64)

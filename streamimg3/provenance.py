@@ -168,7 +168,7 @@ def _marks(obs: Observation) -> dict[str, str]:
         mosaic = obs.document(ResampleDocument)
         if catalog.segmentation and mosaic is not None:
             found[f"{mosaic.path}/segmentation"] = catalog.digest[:12]
-    return found
+    return {path: mark for path, mark in found.items() if obs.backend.get(f"{path}/zarr.json") is not None}
 
 
 def _sum_work(task: Task, *, obs: Observation) -> _Sums:

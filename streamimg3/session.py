@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import InputError
+from streamimg3.errors import InputError, TaskError
+from streamimg3.pipelines import module_of
 
 DEFAULT_MEMORY = "2GiB"
 
 
-def _load() -> None:
-    """Load what every worker needs."""
+def load(pipeline: str = "image3") -> None:
+    """Load what every worker of a pipeline needs."""
     import streamimg3.formats.ingest
-    import streamimg3.kernels.ready
-    import streamimg3.pipelines.image2
-    import streamimg3.pipelines.image3  # noqa: F401
+    import streamimg3.kernels.ready  # noqa: F401
+
+    module_of(pipeline)
+
+
+def load_ingest() -> None:
+    """Load what it takes to bring pixels in."""
+    import streamimg3.formats.ingest  # noqa: F401
+
+
+def load_series() -> None:
+    """Load what every worker of time series needs that makes no mosaics."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready_series
+    import streamimg3.pipelines.tso3  # noqa: F401
+
+
+def _compile(progress: Progress) -> None:
+    """See to it that the loops are compiled, before workers start and each does it by itself."""
+    from streamimg3.kernels.first_run import compile_loops, compiled
+
+    if not compiled():
+        progress.note("the first run of this installation: compiling, about a minute")
+        try:
+            compile_loops()
+        except RuntimeError as error:
+            raise TaskError(str(error)) from error
 
 
 @dataclass
@@ -48,6 +73,8 @@ class Session:
         Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
     report : bool
         End a run with a report and the run's record beside the products.
+    load : callable
+        Loads what the work needs in each of its processes; a function of a module.
 
     Examples
     --------
@@ -65,6 +92,7 @@ class Session:
     offline: bool = False
     references: str = ""
     report: bool = True
+    load: Callable[[], None] = field(default=load, repr=False)
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -77,4 +105,5 @@ class Session:
         if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        return Runner(memory, workers, self.progress, load=_load)
+        _compile(self.progress)
+        return Runner(memory, workers, self.progress, load=self.load)

@@ -34,8 +34,13 @@ def room(ours: str = "", others: str = "", itself: bool = True) -> Room:
 STEPS = {
     "assign_mtwcs",
     "assign_wcs",
+    "align_refs",
     "bkg_subtract",
     "flat_field",
+    "hlsp",
+    "klip",
+    "outlier_coron",
+    "stack_refs",
     "photom",
     "tweakreg",
     "skymatch",
@@ -43,6 +48,10 @@ STEPS = {
     "overviews",
     "resample",
     "source_catalog",
+    "tso_outlier_detection",
+    "tso_photometry",
+    "extract_1d",
+    "white_light",
 }
 PIECES = " ".join(f"stages.{path.stem}" for path in (PACKAGE / "stages").glob("*.py") if path.stem not in STEPS)
 HOUSE = {
@@ -66,6 +75,8 @@ FREE = {
     "calibration_members",
     "companions",
     "config",
+    "coronagraphy",
+    "coronagraphy_products",
     "cli",
     "ingestion",
     "looking",
@@ -76,6 +87,8 @@ FREE = {
     "progress",
     "provenance",
     "reporting",
+    "series",
+    "series_products",
     "session",
     "__init__",
     "__main__",

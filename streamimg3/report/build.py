@@ -24,6 +24,8 @@ Part = Callable[[Observation], Section | None]
 SECTIONS: Mapping[str, Sequence[Part]] = {
     "image3": (alignment, background, outliers, mosaic, catalog),
     "image2": (),
+    "coron3": (mosaic,),
+    "tso3": (),
 }
 
 

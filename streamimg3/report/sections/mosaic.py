@@ -29,7 +29,7 @@ def mosaic(obs: Observation) -> Section | None:
         return None
     judge = Judge("mosaic")
     unit = str(obs.array(f"{document.path}/sci").attrs["units"])
-    depth = reduced(obs, document, "ncontrib", 700)
+    depth = reduced(obs, document, "ncontrib" if "ncontrib" in document.planes else "wht", 700)
     covered = depth.values > 0
     judge.at_least("covered part of the image", float(covered.mean()), 0.2, 0.0, "fraction")
     judge.told(
