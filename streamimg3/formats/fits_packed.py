@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from streamimg3.formats.fits_stream import BLOCK, Image, Sink, Unit, Whole, write_units
+from streamimg3.formats.fits_stream import BLOCK, Image, Sink, Unit, write_units
 
 _WIDTH = 512  # columns of a tile
 _HEIGHTS = (64, 32, 16, 8, 4, 2, 1)  # rows of a tile: the first that divides a band
@@ -33,7 +33,7 @@ def write_packed(sink: Sink, units: Sequence[Unit], quantize: float | None = Non
     ----------
     sink : Sink
         Receives the bytes in order.
-    units : sequence of Image or Whole
+    units : sequence of Unit
         The primary unit first.
     quantize : float, optional
         Floating-point planes are rounded to the noise of a tile over so much (RICE); None = lossless (GZIP_2).
@@ -45,7 +45,7 @@ def write_packed(sink: Sink, units: Sequence[Unit], quantize: float | None = Non
     """
     size = 0
     for unit in units:
-        size += write_units(sink, [unit]) if isinstance(unit, Whole) else _write_image(sink, unit, quantize)
+        size += _write_image(sink, unit, quantize) if isinstance(unit, Image) else write_units(sink, [unit])
     return size
 
 
