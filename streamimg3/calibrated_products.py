@@ -110,7 +110,7 @@ def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, 
     from streamimg3.formats.crf import band_rows
 
     kind, _, name = task.key.partition("-")
-    limit = resident() + task.limit
+    limit = resident() + task.limit + _OTHERS  # the writers keep that free
     if kind == "i2d":
         return ((kind, i2d.export_i2d(obs, destination, options, name=name, limit=limit)),)
     exposure = obs.exposures(aligned=False)[task.item if isinstance(task.item, int) else task.item[0]]
