@@ -39,7 +39,7 @@ from streamimg3.store.layout import cube_chunking
 
 _KINDS = ("cal", "i2d", *SUFFIXES, "combinedbackground", "interpolatedflat")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
-_OTHERS = 22 * MIB  # metadata of a mosaic's other exposures: a rectified image is of one
+_OTHERS = 36 * MIB  # what products of many exposures hold beside pixels and these do not, measured
 _ROWS = 128
 _Made = tuple[tuple[str, str], ...]
 
