@@ -33,9 +33,9 @@ from streamimg3.store.documents import BackgroundSet, CalibratedExposure, Calibr
 Pixels = NDArray[np.generic]
 _FLOATS = ("sci", "err", "var_poisson", "var_rnoise", "var_flat")
 _ROWS = 256  # of a background's mean: a task, and a shard of the store
-_REST = 16 * MIB  # headers of open files, beside what the runner allows for codecs
+_REST = 6 * MIB  # headers of open files, beside what the runner allows for codecs
 _FILE = 2 * MIB  # of one more file that is open
-LIBRARIES = 44 * MIB  # what this module imports, astropy's FITS and statistics, writing with zarr
+LIBRARIES = 34 * MIB  # what this module imports, astropy's FITS and statistics, writing with zarr
 WORKING = BAND * PIXEL  # bytes beside the planes that are handed out
 
 

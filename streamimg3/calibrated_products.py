@@ -39,7 +39,7 @@ from streamimg3.store.layout import cube_chunking
 
 _KINDS = ("cal", "i2d", *SUFFIXES, "combinedbackground", "interpolatedflat")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
-_OTHERS = 16 * MIB  # metadata of a mosaic's other exposures: a rectified image is of one
+_OTHERS = 36 * MIB  # what products of many exposures hold beside pixels and these do not, measured
 _ROWS = 128
 _Made = tuple[tuple[str, str], ...]
 
@@ -110,7 +110,7 @@ def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, 
     from streamimg3.formats.crf import band_rows
 
     kind, _, name = task.key.partition("-")
-    limit = resident() + task.limit
+    limit = resident() + task.limit + _OTHERS  # the writers keep that free
     if kind == "i2d":
         return ((kind, i2d.export_i2d(obs, destination, options, name=name, limit=limit)),)
     exposure = obs.exposures(aligned=False)[task.item if isinstance(task.item, int) else task.item[0]]

@@ -35,7 +35,7 @@ _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
 _ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
-_LESS_REST = 24 * MIB  # where bands are calibrated, whose own memory is counted
+_LESS_REST = 12 * MIB  # where bands are calibrated, whose own memory is counted
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Progress:
 def _timed(work: Work[T], task: Task) -> Done[T]:
     start = time.process_time()
     value = work(task)
+    give_back()  # else what one task has freed is held, and counted, beside what the next one needs
     return Done(task.key, value, time.process_time() - start)
 
 

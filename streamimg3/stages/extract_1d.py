@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.engine import Outcome, Runner, Task
-from streamimg3.engine.budget import give_back
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
@@ -161,7 +160,6 @@ def work(task: Task, *, setting: Setting, targets: dict[int, tuple[Target, ...]]
         for name, values in rows.items():
             write_rows(setting.obs, f"{path}/{name}", first, values)
     del found
-    give_back()  # so that what is left over does not add up from task to task
     return {NAME: time.process_time() - begun}
 
 

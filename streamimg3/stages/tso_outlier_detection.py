@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from streamimg3.engine import Outcome, Runner, Task
-from streamimg3.engine.budget import MIB, give_back
+from streamimg3.engine.budget import MIB
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.geometry import Box
@@ -202,7 +202,6 @@ def work(
     for block in range(first, last, depth):
         strip.write(block, min(block + depth, last))
     del strip
-    give_back()  # so that what is left over does not add up from task to task
     return {NAME: time.process_time() - start}
 
 

@@ -245,4 +245,4 @@ def test_image2_on_s3_equals_image2_on_disk(server: Server, tmp_path: Path) -> N
     pixels = [[{k: v for k, v in r.checksums.items() if k != "wcs"} for r in obs.records()] for obs in (there, local)]
     assert pixels[0] == pixels[1]
     made = {key.rpartition("/")[2] for key in server.keys("image2/out/")}
-    assert made == {p.name for p in tmp_path.glob("jw0*")} - {"jw01_nrca2.zarr"}
+    assert made == {p.name for p in tmp_path.iterdir() if p.is_file()}
