@@ -6,7 +6,8 @@
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
 ``image2`` likewise on full detectors; ``coron3`` its klip step; ``tso3`` two long time series, step by step; ``scaling``
 image3 on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children included; wall time depends
-on what else the machine does.
+on what else the machine does. Both sides make products only: ours without the report and the run's record (``--no-report``),
+which the reference has none of; what those cost is in the README.
 """
 
 import argparse

@@ -28,7 +28,7 @@ def bench_coron3(peer: Peer, memory: str, workers: int) -> bool:
     files = make(folder / "in", SCENE)
     store = folder / "store.zarr"
     command = [sys.executable, "-m", "streamimg3", "run", "coron3", files.association, "--store", str(store)]
-    command += ["--output-dir", str(folder / "out"), "--memory", memory, "--workers", str(workers)]
+    command += ["--output-dir", str(folder / "out"), "--memory", memory, "--workers", str(workers), "--no-report"]
     command += ["--set", f"align_refs.override_psfmask={files.weights}", "--set", f"klip.truncate={TRUNCATE}"]
     command += ["--steps.outlier_detection.skip=true"]
     whole = run_metered(command, folder / "ours.txt", folder, environment())

@@ -51,7 +51,7 @@ def _ours(peer: Peer, association: Path, steps: dict[str, dict[str, str]], budge
     folder = _emptied(peer.work / "bench" / "ours")
     command = [sys.executable, "-m", "streamimg3", "run", "image2", str(association), "--output-dir", str(folder)]
     command += ["--store", str(folder / "store.zarr"), "--memory", budget.memory, "--workers", str(budget.workers)]
-    command += ["--log-json", str(folder / "log.jsonl")]
+    command += ["--log-json", str(folder / "log.jsonl"), "--no-report"]
     for step, parameters in steps.items():
         command += set_options(step, parameters)
     cost = run_metered(command, folder / "log.txt", folder, environment())

@@ -50,6 +50,7 @@ def bench_ours(peer: Peer, name: str, memory: str, workers: int) -> tuple[Side, 
     store = folder / "store.zarr"
     command = [sys.executable, "-m", "streamimg3", "run", "tso3", str(inputs / run.facts["association"])]
     command += ["--output-dir", str(folder), "--store", str(store), "--memory", memory, "--workers", str(workers)]
+    command.append("--no-report")
     for step, parameters in run.facts["steps"].items():
         files = {k: str(inputs / v) if k.startswith("override_") and v != "N/A" else v for k, v in parameters.items()}
         command += set_options(step, files)

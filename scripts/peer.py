@@ -284,6 +284,7 @@ def set_options(step: str, parameters: Mapping[str, Value]) -> list[str]:
 def our_command(association: Path, store: Path, resample: Mapping[str, Value]) -> list[str]:
     """Command line that runs this package's image3 on `association` with only the resample step switched on."""
     command = [sys.executable, "-m", "streamimg3", "run", "image3", str(association), "--store", str(store)]
+    command.append("--no-report")
     for step in SKIPPED_STEPS:
         command += ["--set", f"{step}.skip=true"]
     return command + set_options("resample", resample)
@@ -292,6 +293,7 @@ def our_command(association: Path, store: Path, resample: Mapping[str, Value]) -
 def our_image3(association: Path, store: Path, steps: Steps) -> list[str]:
     """Command line that runs all of this package's image3 on `association`."""
     command = [sys.executable, "-m", "streamimg3", "run", "image3", str(association), "--store", str(store)]
+    command.append("--no-report")
     for step, parameters in steps.items():
         command += set_options(step, parameters)
     return command

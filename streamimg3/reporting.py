@@ -63,7 +63,9 @@ def write_report(obs: Observation, destination: str, options: Mapping[str, str],
 
 def report_of_run(obs: Observation, session: Session, runner: Runner) -> Report | None:
     """Write the report at the end of a run as one of its tasks; where the memory is too small, say how to get it later."""
-    mosaic = obs.document(ResampleDocument)
+    from streamimg3.report.picture import shown_mosaic
+
+    mosaic = shown_mosaic(obs)
     task = Task("report", _need(LARGEST, mosaic), _need(SMALLEST, mosaic), libraries=_LIBRARIES)
     work = partial(
         _work, obs=obs, destination=session.output_dir, options=dict(session.storage_options),

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from streamimg3.errors import InputError
 from streamimg3.report.page import Page, html
 from streamimg3.report.qa import Section, worst
-from streamimg3.report.sections import run
+from streamimg3.report.sections import run, series
 from streamimg3.report.sections.alignment import alignment
 from streamimg3.report.sections.background import background
 from streamimg3.report.sections.catalog import catalog
+from streamimg3.report.sections.coronagraphy import contrast, references, subtraction
 from streamimg3.report.sections.mosaic import mosaic
 from streamimg3.report.sections.outliers import outliers
 from streamimg3.report.viewer import SIZE, viewer_html
@@ -24,8 +25,8 @@ Part = Callable[[Observation], Section | None]
 SECTIONS: Mapping[str, Sequence[Part]] = {
     "image3": (alignment, background, outliers, mosaic, catalog),
     "image2": (),
-    "coron3": (mosaic,),
-    "tso3": (),
+    "coron3": (outliers, references, subtraction, mosaic, contrast),
+    "tso3": (outliers, series.photometry, series.white_light, series.spectra, mosaic),
 }
 
 

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from streamimg3.report.qa import Section, Table
-from streamimg3.report.svg import show
+from streamimg3.report.svg import brief
 from streamimg3.store.documents import QaCheck, QaDocument
 
 _NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?")
@@ -77,7 +77,7 @@ def checks_html(checks: Sequence[QaCheck], where: bool = False) -> str:
         return ""
     rows = []
     for check in checks:
-        value = "" if check.value is None else f"{show(float(f'{check.value:.4g}'))} {escape(check.unit)}"
+        value = "" if check.value is None else f"{brief(check.value)} {escape(check.unit)}"
         name = f"{escape(check.section)}: {escape(check.name)}" if where else escape(check.name)
         rule = f'<div class="rule">{escape(check.rule)}</div>' if check.rule else ""
         rows.append(

@@ -13,7 +13,7 @@ from streamimg3.geometry import Box
 from streamimg3.report.preview import Binned, binned, limits
 from streamimg3.report.svg import show
 from streamimg3.store import Observation
-from streamimg3.store.documents import OverviewDocument, ResampleDocument
+from streamimg3.store.documents import OverviewDocument, ResampleDocument, RunDocument
 
 F4 = NDArray[np.float32]
 U1 = NDArray[np.uint8]
@@ -22,6 +22,14 @@ _RAMP = np.array(
     [(17, 12, 48), (45, 30, 105), (28, 72, 140), (20, 113, 142), (32, 151, 133), (88, 188, 103), (178, 218, 65), (253, 231, 76)],
     float,
 )  # fmt: skip
+
+
+def shown_mosaic(obs: Observation) -> ResampleDocument | None:
+    """Return the mosaic that a report shows: the product's, or the last of the several that coron3 made."""
+    run = obs.document(RunDocument)
+    several = run.mosaics if run is not None and run.pipeline == "coron3" else ()
+    names = (ResampleDocument.kind, *reversed(several))
+    return next((found for name in names if (found := obs.document(ResampleDocument, name)) is not None), None)
 
 
 def reduced(obs: Observation, document: ResampleDocument, plane: str, size: int) -> Binned:

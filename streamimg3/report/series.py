@@ -6,9 +6,9 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
+from streamimg3.report.series_data import dynamic_spectrum, light_curves, minutes
 from streamimg3.store import Observation
 from streamimg3.store.rows import read_rows
 from streamimg3.store.series_documents import LightCurveDocument, PhotometryDocument, SpectraDocument, SpectrumSeries
@@ -16,9 +16,7 @@ from streamimg3.store.series_documents import LightCurveDocument, PhotometryDocu
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-F8 = NDArray[np.float64]
 _MOST = 2000  # points across a picture
-_MINUTES = 1440.0
 
 
 def series_pictures(obs: Observation) -> dict[str, bytes]:
@@ -71,18 +69,10 @@ def _png(figure: Figure) -> bytes:
     return sink.getvalue()
 
 
-def _minutes(days: F8) -> tuple[F8, str]:
-    """Minutes since the first known time, and what to write below; numbers of integrations where no time is known."""
-    known = days[np.isfinite(days)]
-    if not known.size:
-        return np.arange(float(len(days))), "integration"
-    return (days - known.min()) * _MINUTES, f"minutes since MJD {known.min():.5f}"
-
-
 def _photometry(obs: Observation) -> bytes:
     names = ("MJD", "net_aperture_sum", "net_aperture_sum_err", "annulus_mean")
     days, flux, error, sky = (read_rows(obs, f"photometry/{name}") for name in names)
-    time, label = _minutes(days)
+    time, label = minutes(days)
     figure, (above, below) = _figure(2)
     scale = np.nanmedian(flux)
     above.errorbar(time, flux / scale, error / abs(scale), fmt=".", ms=3, lw=0.6, color="#1f4e79", ecolor="#b8cce0")
@@ -95,7 +85,7 @@ def _photometry(obs: Observation) -> bytes:
 def _centroids(obs: Observation) -> bytes:
     names = ("MJD", "centroid_x", "centroid_y", "psf_width_x", "psf_width_y")
     days, x, y, wide_x, wide_y = (read_rows(obs, f"photometry/{name}") for name in names)
-    time, label = _minutes(days)
+    time, label = minutes(days)
     figure, (above, below) = _figure(2)
     for values, name, colour in ((x, "x", "#1f4e79"), (y, "y", "#a33b20")):
         above.plot(
@@ -111,13 +101,10 @@ def _centroids(obs: Observation) -> bytes:
 
 
 def _curves(obs: Observation, document: LightCurveDocument) -> bytes:
-    fluxes = [c.name for c in document.columns if c.name.startswith("whitelight_flux") and "error" not in c.name]
-    figure, axes = _figure(len(fluxes))
-    for axis, name in zip(axes, fluxes, strict=True):
-        times = [c.name for c in document.columns if c.name.startswith("MJD_UTC")]
-        mine = next((t for t in times if t != "MJD_UTC" and name.endswith(t.removeprefix("MJD_UTC"))), times[0])
-        flux = read_rows(obs, f"white_light/{name}")
-        time, label = _minutes(read_rows(obs, f"white_light/{mine}"))
+    found = light_curves(obs, document)
+    figure, axes = _figure(len(found))
+    for axis, (name, days, flux) in zip(axes, found, strict=True):
+        time, label = minutes(days)
         axis.plot(time, flux / np.nanmedian(flux), ".", ms=3, color="#1f4e79")
         axis.set(ylabel="flux / median", title=name)
     axes[-1].set(xlabel=label)
@@ -127,36 +114,13 @@ def _curves(obs: Observation, document: LightCurveDocument) -> bytes:
 def _dynamic(obs: Observation, spectra: tuple[SpectrumSeries, ...]) -> bytes:
     figure, axes = _figure(len(spectra), 3.6)
     for axis, one in zip(axes, spectra, strict=True):
-        count = max(s.last for s in one.segments)
-        step = max(1, -(-count // _MOST))
-        flux = np.array([_mean(obs, one, k, min(k + step, count)) for k in range(0, count, step)])
-        wavelength = read_rows(obs, f"{one.path}/wavelength")
-        order = np.argsort(wavelength)
-        scaled = flux[:, order] / _median(flux[:, order])
-        low, high = np.nanpercentile(scaled, (2.0, 98.0)) if np.isfinite(scaled).any() else (0.9, 1.1)
-        time, label = _minutes(read_rows(obs, f"{one.path}/int_mid_mjd_utc")[::step])
-        shown = axis.pcolormesh(time, wavelength[order], scaled.T, vmin=low, vmax=high, cmap="magma", shading="nearest")
+        seen = dynamic_spectrum(obs, one, _MOST)
+        low, high = np.nanpercentile(seen.scaled, (2.0, 98.0)) if np.isfinite(seen.scaled).any() else (0.9, 1.1)
+        time, label = minutes(seen.days)
+        shown = axis.pcolormesh(
+            time, seen.wavelength, seen.scaled.T, vmin=low, vmax=high, cmap="magma", shading="nearest"
+        )
         figure.colorbar(shown, ax=axis, label="flux / median")
         axis.set(ylabel="wavelength [um]", title=f"{one.name}, order {one.order}")
     axes[-1].set(xlabel=label)
     return _png(figure)
-
-
-def _mean(obs: Observation, one: SpectrumSeries, first: int, last: int) -> F8:
-    """Mean of some spectra, NaN where none has a value."""
-    rows = read_rows(obs, f"{one.path}/flux", first, last)
-    known = np.isfinite(rows)
-    total = np.where(known, rows, 0.0).sum(axis=0)
-    count = known.sum(axis=0)
-    mean: F8 = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
-
-
-def _median(flux: F8) -> F8:
-    """Median at each wavelength, NaN where there is no flux (and where it is 0)."""
-    found = np.full(flux.shape[1], np.nan)
-    for k in range(flux.shape[1]):
-        known = flux[:, k][np.isfinite(flux[:, k])]
-        if known.size and np.median(known) != 0:
-            found[k] = np.median(known)
-    return found

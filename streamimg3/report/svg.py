@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 F8 = NDArray[np.float64]
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#64748b")
 _WIDTH, _HEIGHT = 520.0, 340.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 14.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68.0, 14.0, 14.0, 46.0
 _MOST = 3000  # points of one series; more are thinned out evenly
 
 
@@ -227,6 +227,17 @@ def show(value: float) -> str:
     return f"{value:.6g}"
 
 
+def brief(value: float, digits: int = 4) -> str:
+    """Return a number with a few digits.
+
+    Examples
+    --------
+    >>> brief(1234.5678), brief(0.000012345)
+    ('1235', '1.23e-5')
+    """
+    return show(float(f"{value:.{digits}g}"))
+
+
 def _frame(
     xlim: tuple[float, float], ylim: tuple[float, float], px: Callable[[float], float], py: Callable[[float], float],
     plot: Plot,
@@ -234,22 +245,38 @@ def _frame(
     """Box, grid, ticks and labels."""
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = [f'<rect class="box" x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{bottom - _TOP}"/>']
+    xpower, ypower = _power(xlim, plot.x), _power(ylim, plot.y)
     for value in _log_ticks(*xlim) if plot.x.log else ticks(*xlim):
         at = px(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{bottom}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{show(value)}</text>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{show(float(f"{value / 10**xpower:.9g}"))}</text>'
+        )
     for value in _log_ticks(*ylim) if plot.y.log else ticks(*ylim):
         at = py(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{right}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{show(value)}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{show(float(f"{value / 10**ypower:.9g}"))}</text>'
+        )
     middle = (_TOP + bottom) / 2
     parts.append(
-        f'<text class="label" x="{(_LEFT + right) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(plot.x.label)}</text>'
+        f'<text class="label" x="{(_LEFT + right) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{_label(plot.x, xpower)}</text>'
     )
     parts.append(
-        f'<text class="label" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{escape(plot.y.label)}</text>'
+        f'<text class="label" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{_label(plot.y, ypower)}</text>'
     )
     return "".join(parts)
+
+
+def _power(limits: tuple[float, float], axis: Axis) -> int:
+    """Power of ten that the numbers along an axis are divided by, so that they are short."""
+    largest = max(abs(v) for v in limits)
+    short = axis.log or not 0 < largest < math.inf or 1e-2 <= largest < 1e5
+    return 0 if short else math.floor(math.log10(largest))
+
+
+def _label(axis: Axis, power: int) -> str:
+    return escape(axis.label) + (f" (10<tspan dy='-4' font-size='75%'>{power}</tspan>)" if power else "")
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> str:

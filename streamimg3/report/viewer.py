@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamimg3.report.picture import data_url, jpeg, labels_at, outlines, reduced, stretched
+from streamimg3.report.picture import data_url, jpeg, labels_at, outlines, reduced, shown_mosaic, stretched
 from streamimg3.report.sections.catalog import column, magnitudes
 from streamimg3.sky.positions import pixel_scale
 from streamimg3.sky.wcs import Wcs
@@ -30,7 +30,7 @@ def viewer_html(obs: Observation, size: int = SIZE) -> str:
     size : int
         Pixels along the longest side of the picture.
     """
-    document = obs.document(ResampleDocument)
+    document = shown_mosaic(obs)
     if document is None:
         return ""
     small = reduced(obs, document, "sci", size)

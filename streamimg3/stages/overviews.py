@@ -7,6 +7,7 @@ along a path, so they cannot lie below it. The root's attribute ``multiscales`` 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from streamimg3.engine import Outcome, Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
-from streamimg3.geometry import Box, TileGrid
+from streamimg3.geometry import Box, Tile, TileGrid
 from streamimg3.kernels.halve import halved, largest
+from streamimg3.stages.tile_marks import TileMarks, read_marks, unchanged, write_marks
 from streamimg3.store import Observation
 from streamimg3.store.documents import OverviewDocument, OverviewLevel, ResampleDocument
 from streamimg3.store.multiscales import declare
@@ -24,6 +26,7 @@ NAME = "overviews"
 PLANES = ("sci", "wht", "ncontrib")
 SMALLEST = 1500  # pixels along the longest side of a level from which no further one is made
 _TILE = 512
+_BEGUN = "_begun"
 _CODE = 1  # raised when the numbers a given input leads to change
 _PIXEL = 26  # bytes per pixel of the finer level, measured: three planes, masks, products
 
@@ -67,26 +70,62 @@ def run(obs: Observation, runner: Runner) -> OverviewDocument | None:
         return kept
     made = tuple(OverviewLevel(f"{NAME}/{n}", shape, 2**n) for n, shape in enumerate(levels(mosaic.shape), start=1))
     outcome = Outcome()
-    first = Ledger(obs.backend, f"{NAME}-1", mark)
-    if made and not first.done():
-        _create(obs, mosaic, made)
+    marks = _marks_of(obs, mosaic, made)
+    ledgers = {level: Ledger(obs.backend, level.path.replace("/", "-"), mark) for level in made}
+    if made and _BEGUN not in ledgers[made[0]].done():
+        _begin(obs, mosaic, ledgers, marks)
     source = mosaic.path
-    for level in made:
-        ledger = Ledger(obs.backend, level.path.replace("/", "-"), mark)
+    for level, ledger in ledgers.items():
         call = partial(work, obs=obs, source=source, level=level)
         outcome += runner.fill(call, _tasks(level), ledger)
         source = level.path
+    write_marks(obs, NAME, marks)
     declare(obs, mosaic.path, made)
     document = OverviewDocument(digest=mark, planes=PLANES, levels=made)
     obs.commit(document)
-    for level in made:
-        obs.backend.remove_tree(f"receipts/{level.path.replace('/', '-')}")
+    for ledger in ledgers.values():
+        obs.backend.remove_tree(f"receipts/{ledger.stage}")
     return document
+
+
+def _marks_of(obs: Observation, mosaic: ResampleDocument, made: tuple[OverviewLevel, ...]) -> TileMarks:
+    """Return what the tiles of all levels will have been made from: the mosaic's tiles below them."""
+    below = read_marks(obs, ResampleDocument.kind)
+    grid = TileGrid(mosaic.shape, mosaic.tile)
+    tiles = {}
+    for level in made:
+        for tile in TileGrid(level.shape, _TILE):
+            y0, x0, y1, x1 = (v * level.factor for v in tile.box.as_tuple())
+            box = Box(y0, x0, min(y1, mosaic.shape[0]), min(x1, mosaic.shape[1]))
+            tiles[_place(level, tile)] = digest([(t.key, below.tiles.get(t.key)) for t in grid.touching(box)])
+    return TileMarks(digest(_CODE, PLANES, _TILE, mosaic.shape, mosaic.tile, below.canvas), tiles)
+
+
+def _place(level: OverviewLevel, tile: Tile) -> str:
+    return f"{level.factor}-{tile.key}"
+
+
+def _begin(
+    obs: Observation, mosaic: ResampleDocument, ledgers: Mapping[OverviewLevel, Ledger], marks: TileMarks
+) -> None:
+    """Make room for the levels; tiles over parts of the mosaic that have not changed are kept."""
+    kept = unchanged(read_marks(obs, NAME), marks)
+    obs.retract(OverviewDocument.kind)
+    for ledger in ledgers.values():
+        ledger.forget_others()
+    write_marks(obs, NAME, TileMarks(marks.canvas, {place: marks.tiles[place] for place in kept}))
+    if kept:
+        for level, ledger in ledgers.items():
+            for tile in TileGrid(level.shape, _TILE):
+                if _place(level, tile) in kept:
+                    ledger.mark(tile.key)
+    else:
+        _create(obs, mosaic, tuple(ledgers))
+    next(iter(ledgers.values())).mark(_BEGUN)
 
 
 def _create(obs: Observation, mosaic: ResampleDocument, made: tuple[OverviewLevel, ...]) -> None:
     """Create the empty planes; the WCS keywords of a level are the mosaic's for its larger pixels."""
-    obs.retract(OverviewDocument.kind)
     obs.backend.remove_tree(NAME)
     obs.write_group(NAME, {})
     unit = str(obs.array(f"{mosaic.path}/sci").attrs["units"])

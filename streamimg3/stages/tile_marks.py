@@ -69,7 +69,14 @@ def marks_of(
         A dataclass: how pixel maps are made.
     bunit : str or None
         Unit of the image.
+
+    Returns
+    -------
+    TileMarks
+        Of the integrations of cubes all tiles have one mark: any change makes all of them again.
     """
+    if any(exposure.record.integrations for exposure in exposures):
+        return TileMarks(setup.digest, {task.key: setup.digest for task in tasks})
     # the frame's text also tells how far the exposures reach (its bounding box), which moves no pixel
     frame = linear_terms(setup.target)
     text = setup.wcs_asdf if frame is None else json.dumps(frame)

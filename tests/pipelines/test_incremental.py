@@ -11,6 +11,8 @@ import pytest
 
 from streamimg3 import Observation, Session, run
 from streamimg3.formats.simulate import Field, simulate
+from streamimg3.stages import overviews
+from streamimg3.store.documents import OverviewDocument
 from tests.conftest import SKIP
 from tests.pipelines.conftest import Recorder, sums_of
 
@@ -42,10 +44,14 @@ def _run(association: Path, folder: Path, **steps: Any) -> tuple[Observation, Re
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [([0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]), ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4]), ([0, 1, 2], [0, 3, 2])],
+    ("before", "after", "share"),
+    [
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], 0.75),
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4], 0.75),
+        ([0, 1, 2], [0, 3, 2], 0.99),  # one pointing loses an exposure, and where the other one is there was nothing
+    ],
 )
-def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], after: list[int]) -> None:
+def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], after: list[int], share: float) -> None:
     """One joins, one leaves, one takes the place of another; files that stay are not read again."""
     _run(_with(field, before, tmp_path / "a"), tmp_path / "kept")
     grown, told = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept")
@@ -57,7 +63,7 @@ def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], af
         told.outcomes["ingest"].tasks_done == len(after) - kept if len(after) > kept else "ingest" not in told.outcomes
     )
     redone, all_tiles = told.outcomes["resample"].tasks_done, everything.outcomes["resample"].tasks_done
-    assert 0 < redone <= 0.75 * all_tiles and told.outcomes["resample"].tasks_kept == all_tiles - redone
+    assert 0 < redone <= share * all_tiles and told.outcomes["resample"].tasks_kept == all_tiles - redone
     assert [r.name for r in grown.records()] == [r.name for r in fresh.records()]
     assert [r.checksums for r in grown.records()] == [r.checksums for r in fresh.records()]
     again, _ = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept")
@@ -104,6 +110,22 @@ def test_an_exposure_that_moves(field: Path, tmp_path: Path) -> None:
         tiles = told.outcomes["resample"]
         assert tiles.tasks_kept == 0 if name == "fresh" else 0 < tiles.tasks_done < tiles.tasks_kept + tiles.tasks_done
     assert sums[0] == sums[1]
+
+
+def test_overviews_follow(field: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the overviews too, only what lies above changed tiles is made again, and it is what a fresh run makes."""
+    monkeypatch.setattr(overviews, "SMALLEST", 100)
+    monkeypatch.setattr(overviews, "_TILE", 64)
+    _run(_with(field, [0, 1, 2, 3, 4], tmp_path / "a"), tmp_path / "kept")
+    grown, told = _run(_with(field, [0, 1, 2, 3, 4, 5], tmp_path / "b"), tmp_path / "kept")
+    fresh, everything = _run(_with(field, [0, 1, 2, 3, 4, 5], tmp_path / "b"), tmp_path / "fresh")
+    made = fresh.document(OverviewDocument)
+    assert made is not None and [level.shape for level in made.levels] == [(300, 300), (150, 150), (75, 75)]
+    for level in made.levels:
+        for plane in made.planes:
+            ours, theirs = (o.array(f"{level.path}/{plane}")[...] for o in (grown, fresh))
+            np.testing.assert_array_equal(ours, theirs)
+    assert 0 < told.outcomes["overviews-1"].tasks_done < everything.outcomes["overviews-1"].tasks_done == 25
 
 
 def test_another_store_is_still_refused(field: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import obstore
 import pytest
 from astropy.io import fits
 
-from streamimg3 import Observation, Session, run
+from streamimg3 import Observation, Session, cutouts, run
+from streamimg3.sky.wcs import Wcs
 from streamimg3.store.documents import ResampleDocument
 from tests.conftest import SKIP
 from tests.pipelines.rates import Rate, make
@@ -31,7 +32,7 @@ TILE = 64
 
 def _arguments(association: str, name: str, *more: object) -> list[object]:
     where = ["--store", f"s3://{BUCKET}/{name}.zarr", "--output-dir", f"s3://{BUCKET}/{name}"]
-    return ["run", "image3", association, *where, *STEPS, "--set", f"resample.tile={TILE}", *more]
+    return ["run", "image3", association, *where, *STEPS, "--set", f"resample.tile={TILE}", "--no-report", *more]
 
 
 def _sums(obs: Observation) -> dict[str, str]:
@@ -104,6 +105,31 @@ def test_all_steps_on_s3(server: Server, association: str, field: Path, tmp_path
     made = sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_file())
     assert server.keys("all/") == [f"all/{name}" for name in made]
     assert len(made) == 4 + 3 + 3  # exposures; mosaic, catalogue, segmentation; record, report and its numbers
+
+
+def test_cutouts(server: Server, finished: Observation, tmp_path: Path) -> None:
+    """Stamps go to S3 as an array, as one file and as a file each, and are those of local disk."""
+    document = finished.document(ResampleDocument)
+    assert document is not None
+    wcs = Wcs("gwcs", document.wcs_asdf.encode("latin-1"), document.shape)
+    y, x = np.random.default_rng(2).uniform(5.0, min(document.shape) - 5.0, (2, 300))
+    places = wcs.to_sky(y, x, bounded=False)
+    base = f"s3://{BUCKET}/stamps"
+    outputs = {name: f"{base}/{name}" for name in ("s.zarr", "all.fits", "each")}
+    for name, url in outputs.items():
+        assert cutouts(finished, places, "16pix", url, **server.options) == 300
+        assert cutouts(finished, places, "16pix", str(tmp_path / name)) == 300
+    ours, theirs = (
+        Observation.at(u, o) for u, o in ((outputs["s.zarr"], server.options), (str(tmp_path / "s.zarr"), {}))
+    )
+    for column in ("sci", "ra", "dec", "y0", "x0"):
+        assert np.array_equal(ours.array(column)[...], theirs.array(column)[...], equal_nan=True)
+    local = {"all.fits": tmp_path / "all.fits"} | {
+        f"each/{i}.fits": tmp_path / "each" / f"{i}.fits" for i in range(1, 301)
+    }
+    assert [k for k in server.keys("stamps/") if "zarr" not in k] == sorted(f"stamps/{name}" for name in local)
+    for name, path in local.items():
+        assert bytes(obstore.get(server.bucket(), f"stamps/{name}").bytes()) == path.read_bytes()
 
 
 def test_credentials_as_options(server: Server, finished: Observation) -> None:
@@ -210,7 +236,7 @@ def test_server_lost_while_the_product_is_written(server: Server, field: Path, t
     """The product is there whole or not at all; more than one part is uploaded here."""
     name = f"part{after}"
     arguments = [
-        "run", "image3", field, "--store", tmp_path / "x.zarr", "--output-dir", f"s3://{BUCKET}/{name}", "--workers", 1,
+        "run", "image3", field, "--store", tmp_path / "x.zarr", "--output-dir", f"s3://{BUCKET}/{name}", "--workers", 1, "--no-report",
         *STEPS, "--set", "resample.pixel_scale_ratio=0.2",
     ]  # fmt: skip
     code, said, _ = _kill_server_when(server, arguments, tmp_path / "log", "source_catalog: skipped", after)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.geometry import Box
-from streamimg3.report.picture import figure_png, reduced
+from streamimg3.report.picture import figure_png, reduced, shown_mosaic
 from streamimg3.report.qa import Figure, Judge, Section, Table
 from streamimg3.report.svg import Axis, Plot, show
 from streamimg3.store import Observation
@@ -24,7 +24,7 @@ _APART = 8  # pixels between a border and what it is compared with
 
 def mosaic(obs: Observation) -> Section | None:
     """Return the section, or None where there is no mosaic of all exposures."""
-    document = obs.document(ResampleDocument)
+    document = shown_mosaic(obs)
     if document is None:
         return None
     judge = Judge("mosaic")

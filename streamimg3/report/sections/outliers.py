@@ -29,7 +29,7 @@ def outliers(obs: Observation) -> Section | None:
         judge.status("outlier_detection", "fail", f"{document.status}: {document.reason}")
         return Section("outliers", "Outliers", "", tuple(judge.checks))
     records = obs.records()
-    fraction = [n / math.prod(r.shape) for n, r in zip(document.flagged, records, strict=True)]
+    fraction = [n / math.prod(r.shape) / max(1, r.integrations) for n, r in zip(document.flagged, records, strict=True)]
     judge.at_most("largest fraction flagged", max(fraction), 0.05, 0.15, "", records[int(np.argmax(fraction))].name)
     middle = float(np.median(fraction))
     if middle > 1e-4:

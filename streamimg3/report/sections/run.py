@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from streamimg3.report.picture import shown_mosaic
 from streamimg3.report.qa import Figure, Judge, Section, Table
 from streamimg3.report.svg import Axis, Plot
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import AlignRefsDocument, ContrastDocument, KlipDocument
 from streamimg3.store.documents import (
     AlignmentDocument,
     CatalogDocument,
@@ -19,6 +21,7 @@ from streamimg3.store.documents import (
     SkyDocument,
     StageCost,
 )
+from streamimg3.store.series_documents import LightCurveDocument, PhotometryDocument, SpectraDocument
 
 _DOCUMENTS: dict[str, type[Document]] = {
     "assign_mtwcs": AlignmentDocument,
@@ -27,6 +30,12 @@ _DOCUMENTS: dict[str, type[Document]] = {
     "outlier_detection": OutlierDocument,
     "resample": ResampleDocument,
     "source_catalog": CatalogDocument,
+    "align_refs": AlignRefsDocument,
+    "klip": KlipDocument,
+    "hlsp": ContrastDocument,
+    "tso_photometry": PhotometryDocument,
+    "extract_1d": SpectraDocument,
+    "white_light": LightCurveDocument,
 }
 MIB = 2**20
 
@@ -37,7 +46,7 @@ def steps(obs: Observation) -> Section:
     judge = Judge("steps")
     for step, status in (run.statuses if run else {}).items():
         reason = run.reasons.get(step, "") if run else ""
-        by_user = reason == "by the user"
+        by_user = reason == "by the user" or reason.startswith("unless asked for")
         level = {"COMPLETE": "pass", "SKIPPED": "info" if by_user else "warn", "FAILED": "fail"}.get(status, "warn")
         judge.status(
             step, level, f"{status}{': ' + reason if reason else ''}", "pass COMPLETE, warn SKIPPED, fail FAILED"
@@ -45,12 +54,19 @@ def steps(obs: Observation) -> Section:
     if run is None:
         judge.status("run", "warn", "no pipeline has run on this store")
     notes = _of_exposures(obs)
-    for step, kind in _DOCUMENTS.items():
-        document: Any = obs.document(kind)
+    for step in _DOCUMENTS:
+        document: Any = _document(obs, step)
         if document is not None and step in (run.statuses if run else {}):
             notes += [(step, note) for note in getattr(document, "notes", ())]
     tables = (Table(("of", "note"), tuple(notes[:200]), "What was noted"),) if notes else ()
     return Section("steps", "Steps", "", tuple(judge.checks), (), tables)
+
+
+def _document(obs: Observation, step: str) -> Document | None:
+    """Return what a step left; of several mosaics, the one that the report shows."""
+    if step == "resample":
+        return shown_mosaic(obs)
+    return obs.document(_DOCUMENTS[step]) if step in _DOCUMENTS else None
 
 
 def _of_exposures(obs: Observation) -> list[tuple[str, str]]:
@@ -67,7 +83,7 @@ def costs(obs: Observation) -> Section | None:
     run = obs.document(RunDocument)
     found: list[tuple[str, StageCost]] = []
     for step in run.statuses if run else ():
-        document: Any = obs.document(_DOCUMENTS[step]) if step in _DOCUMENTS else None
+        document: Any = _document(obs, step)
         if document is not None and document.cost.wall_s > 0:
             found.append((step, document.cost))
     if not found:
