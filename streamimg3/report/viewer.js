@@ -1,7 +1,7 @@
 (function () {
   "use strict";
   var facts = JSON.parse(document.getElementById("facts").textContent);
-  var canvas = document.getElementById("mosaic"), context = canvas.getContext("2d");
+  var canvas = document.getElementById("view"), context = canvas.getContext("2d");
   var picture = document.getElementById("picture"), segments = document.getElementById("segments");
   var showSegments = document.getElementById("show-segments"), showSources = document.getElementById("show-sources");
   var where = document.getElementById("where"), told = document.getElementById("source");

@@ -56,7 +56,7 @@ def viewer_html(obs: Observation, size: int = SIZE) -> str:
         '<button type="button" data-do="fit" title="whole image">fit</button>'
         '<label><input type="checkbox" id="show-segments"> outlines</label>'
         '<label><input type="checkbox" id="show-sources"> catalogue</label>'
-        '<span id="where"></span></div><canvas id="mosaic" tabindex="0" aria-label="mosaic"></canvas>'
+        '<span id="where"></span></div><canvas id="view" tabindex="0" aria-label="mosaic"></canvas>'
         '<div id="source" hidden></div>'
         f'<img id="picture" hidden alt="" src="{data_url(jpeg(stretched(small.values)))}">'
         f'<img id="segments" hidden alt=""{f" src={chr(34)}{segmentation}{chr(34)}" if segmentation else ""}>'

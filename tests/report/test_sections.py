@@ -116,7 +116,7 @@ def test_contrast_and_page(coron: tuple[Observation, Path]) -> None:
     page, qa = report(obs)
     for section in ("references", "subtraction", "mosaic", "contrast", "cost", "parameters"):
         assert f'<section id="{section}">' in page
-    assert 'id="mosaic" tabindex' in page and qa.pipeline == "coron3"
+    assert 'id="view" tabindex' in page and qa.pipeline == "coron3"
     assert len(list(folder.glob("*_report.html"))) == 1
     assert {c.name for c in qa.checks if c.section == "steps"} >= {"align_refs", "klip", "hlsp"}
 

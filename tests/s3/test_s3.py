@@ -236,8 +236,8 @@ def test_server_lost_while_the_product_is_written(server: Server, field: Path, t
     """The product is there whole or not at all; more than one part is uploaded here."""
     name = f"part{after}"
     arguments = [
-        "run", "image3", field, "--store", tmp_path / "x.zarr", "--output-dir", f"s3://{BUCKET}/{name}", "--workers", 1, "--no-report",
-        *STEPS, "--set", "resample.pixel_scale_ratio=0.2",
+        "run", "image3", field, "--store", tmp_path / "x.zarr", "--output-dir", f"s3://{BUCKET}/{name}", "--workers", 1,
+        "--no-report", *STEPS, "--set", "resample.pixel_scale_ratio=0.2",
     ]  # fmt: skip
     code, said, _ = _kill_server_when(server, arguments, tmp_path / "log", "source_catalog: skipped", after)
     print(f"server lost {after} s after the mosaic was made: exit code {code}")
