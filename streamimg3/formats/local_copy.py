@@ -55,7 +55,7 @@ def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
     url : str
         Local path or fsspec URL.
     options : mapping of str to str
-        Storage options (``key``, ``secret``, ``endpoint_url``, ``anon`` ...); ``true`` and ``false`` become booleans.
+        Storage options (``key``, ``secret``, ``endpoint_url``, ``region``, ``anon`` ...); ``true`` and ``false`` become booleans.
         They go to object stores only: local disk, memory and plain web servers take none.
 
     Raises
@@ -67,7 +67,11 @@ def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
 
     plain = not is_remote(url) or url.startswith(("http://", "https://", "memory://"))
     booleans = {"true": True, "false": False}
-    wanted = {} if plain else {key: booleans.get(value.lower(), value) for key, value in options.items()}
+    wanted: dict[str, object] = {}
+    if not plain:
+        wanted |= {key: booleans.get(value.lower(), value) for key, value in options.items()}
+        if url.startswith(("s3://", "s3a://")) and "region" in wanted:  # s3fs hands on what it does not know itself
+            wanted["client_kwargs"] = {"region_name": wanted.pop("region")}
     try:
         found: tuple[FileSystem, str] = fsspec.core.url_to_fs(absolute(url), **wanted)
     except (ImportError, ValueError) as exc:
