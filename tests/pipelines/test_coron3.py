@@ -95,7 +95,7 @@ def test_products(done: Path) -> None:
     wanted = {name.format(kind) for name in science for kind in ("crfints", "psfalign", "psfsub")}
     wanted |= {name_of("psf", n).replace("_calints", "_a3001_crfints") for n in range(2)}
     wanted |= {f"{PRODUCT}_{end}" for end in ("psfstack.fits", "i2d.fits", "snr.fits", "contrast.ecsv", "contrast.png")}
-    assert names == wanted | {f"{PRODUCT}_references.json"}
+    assert names == wanted | {f"{PRODUCT}_{end}.json" for end in ("references", "qa", "run")}
     told = {
         "crfints": "S_OUTLIR",
         "psfstack": "S_PSFSTK",
