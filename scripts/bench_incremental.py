@@ -3,7 +3,7 @@
     python scripts/bench_incremental.py ASSOCIATION [--work FOLDER] [--all-steps] [--memory 1GiB] [--workers 2]
 
 The association without its last exposure is run on a fixed grid, then with it into the same store, then afresh into another
-one; processor seconds are those of each command with all its processes. Without --all-steps the exposures are taken as they
+one; processor seconds are those of each command with all its processes (``all``), and of the stages among them. Without --all-steps the exposures are taken as they
 are: alignment, sky, outliers and catalogue, which depend on all exposures together, are left out.
 """
 
@@ -38,8 +38,10 @@ def with_members(association: Path, count: int, folder: Path) -> Path:
     return folder / association.name
 
 
-def run(association: Path, output: Path, options: list[str]) -> float:
-    """Run image3 and return the processor seconds of the command and all its processes."""
+def run(association: Path, output: Path, options: list[str]) -> dict[str, float]:
+    """Run image3 and return the processor seconds of each stage, and of the command with all its processes (``all``)."""
+    log = output.with_suffix(".jsonl")
+    log.unlink(missing_ok=True)
     command = [
         sys.executable,
         "-m",
@@ -49,12 +51,20 @@ def run(association: Path, output: Path, options: list[str]) -> float:
         str(association),
         "--output-dir",
         str(output),
+        "--log-json",
+        str(log),
         *options,
     ]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    events = (json.loads(line) for line in log.read_text().splitlines())
+    spent: dict[str, float] = {}
+    for event in events:
+        if event["event"] == "stage":
+            name = event["stage"].split("-")[0]
+            spent[name] = round(spent.get(name, 0.0) + float(event["cpu_s"]), 2)
+    return spent | {"all": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
 def sums(output: Path) -> dict[str, str]:
@@ -95,7 +105,8 @@ def main() -> None:
     added = run(whole, given.work / "kept", options)
     fresh = run(whole, given.work / "fresh", options)
     same = sums(given.work / "kept") == sums(given.work / "fresh")
-    print(json.dumps({"added_cpu_s": added, "fresh_cpu_s": fresh, "ratio": added / fresh, "same_bytes": same}))
+    ratio = added["all"] / fresh["all"]
+    print(json.dumps({"added_cpu_s": added, "fresh_cpu_s": fresh, "ratio": ratio, "same_bytes": same}))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from streamimg3.engine.budget import MIB
 from streamimg3.errors import BudgetError, TaskError
 from streamimg3.session import Session
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import KlipDocument
 from streamimg3.store.documents import ResampleDocument
 
 _PIXEL = 48  # bytes per pixel of the picture while it is stretched and packed, measured
 _REST = 72 * MIB  # star lists, catalogue, pages as text
+_RINGS = 8  # images of float64 that measuring rings takes beside those that are measured
 _LIBRARIES = 64 * MIB  # gwcs and asdf
 SMALLEST, LARGEST = 600, 2400  # pixels along the longest side of the picture
 
@@ -66,10 +68,11 @@ def report_of_run(obs: Observation, session: Session, runner: Runner) -> Report 
     from streamimg3.report.picture import shown_mosaic
 
     mosaic = shown_mosaic(obs)
-    task = Task("report", _need(LARGEST, mosaic), _need(SMALLEST, mosaic), libraries=_LIBRARIES)
+    rest = _REST + _averages(obs)
+    task = Task("report", rest + _need(LARGEST, mosaic), rest + _need(SMALLEST, mosaic), libraries=_LIBRARIES)
     work = partial(
         _work, obs=obs, destination=session.output_dir, options=dict(session.storage_options),
-        mosaic=mosaic.shape if mosaic else (0, 0),
+        mosaic=mosaic.shape if mosaic else (0, 0), rest=rest,
     )  # fmt: skip
     none: tuple[Report, ...] = ()
     try:
@@ -85,20 +88,29 @@ def report_of_run(obs: Observation, session: Session, runner: Runner) -> Report 
 
 
 def _need(size: int, mosaic: ResampleDocument | None) -> int:
+    """Bytes of the picture of a mosaic."""
     if mosaic is None:
-        return _REST
+        return 0
     ny, nx = mosaic.shape
     factor = max(1, math.ceil(max(ny, nx) / size))
-    return _REST + ny * nx // factor**2 * _PIXEL
+    return ny * nx // factor**2 * _PIXEL
+
+
+def _averages(obs: Observation) -> int:
+    """Bytes of the images of a star before and after its subtraction, averaged, and of their rings."""
+    document = obs.document(KlipDocument)
+    if document is None:
+        return 0
+    return max(math.prod(r.shape) for r in obs.records()) * 8 * (_RINGS + len(document.truncate))
 
 
 def _work(
-    task: Task, *, obs: Observation, destination: str, options: dict[str, str], mosaic: tuple[int, int]
+    task: Task, *, obs: Observation, destination: str, options: dict[str, str], mosaic: tuple[int, int], rest: int
 ) -> tuple[Report, ...]:
     """Write the report with a picture as large as the memory allows."""
     import gwcs  # noqa: F401 (before memory is counted)
 
-    pixels = max(1, (task.limit - _REST) // _PIXEL)
+    pixels = max(1, (task.limit - rest) // _PIXEL)
     longest = max(mosaic)
     area = mosaic[0] * mosaic[1]
     fits = int(longest * math.sqrt(pixels / area)) if area else SMALLEST
