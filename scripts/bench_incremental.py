@@ -3,8 +3,9 @@
     python scripts/bench_incremental.py ASSOCIATION [--work FOLDER] [--all-steps] [--memory 1GiB] [--workers 2]
 
 The association without its last exposure is run on a fixed grid, then with it into the same store, then afresh into another
-one; processor seconds are those of each command with all its processes (``all``), and of the stages among them. Without --all-steps the exposures are taken as they
-are: alignment, sky, outliers and catalogue, which depend on all exposures together, are left out.
+one; processor seconds are those of each command with all its processes (``all``), and of the stages among them. Without
+--all-steps the exposures are taken as they are: alignment, sky, outliers and catalogue, which depend on all exposures
+together, are left out.
 """
 
 from __future__ import annotations
