@@ -2,7 +2,7 @@
 
 from streamimg3.api import Session, catalog_multi, describe, export, ingest, open, plan, replay, run
 from streamimg3.errors import BudgetError, InputError, StoreError, StreamImgError, TaskError
-from streamimg3.looking import cutouts, open_dataset, report, rgb
+from streamimg3.looking import cutouts, make_report, open_dataset, rgb
 from streamimg3.store import Exposure, Observation
 
 __version__ = "0.1.0"
@@ -22,11 +22,11 @@ __all__ = [
     "describe",
     "export",
     "ingest",
+    "make_report",
     "open",
     "open_dataset",
     "plan",
     "replay",
-    "report",
     "rgb",
     "run",
 ]

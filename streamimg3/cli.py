@@ -253,7 +253,7 @@ def report(
     storage_option: StorageOption = None,
 ) -> None:
     """Write the report of a store: one page without a server, and qa.json."""
-    made = looking.report(store, output, size, **_options(storage_option))
+    made = looking.make_report(store, output, size, **_options(storage_option))
     typer.echo(f"{made.status}: {made.page}, {made.numbers}")
 
 

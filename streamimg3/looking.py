@@ -108,7 +108,7 @@ def cutouts(
     )
 
 
-def report(store: str | Observation, output: str | None = None, size: int = LARGEST, **storage_options: str) -> Report:
+def make_report(store: str | Observation, output: str | None = None, size: int = LARGEST, **storage_options: str) -> Report:
     """Write the report of a store: one self-contained page, and the same in numbers (``qa.json``).
 
     Parameters
@@ -134,7 +134,7 @@ def report(store: str | Observation, output: str | None = None, size: int = LARG
 
     Examples
     --------
-    >>> streamimg3.report(store, f"{folder}/report.html").status in ("pass", "warn", "fail")
+    >>> streamimg3.make_report(store, f"{folder}/report.html").status in ("pass", "warn", "fail")
     True
     """
     obs = store if isinstance(store, Observation) else open(store, **storage_options)

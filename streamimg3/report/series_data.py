@@ -30,7 +30,7 @@ def step_scatter(values: F8) -> float:
 
     Examples
     --------
-    >>> float(step_scatter(np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])).round(3))
+    >>> round(step_scatter(np.array([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])), 3)
     1.048
     """
     steps = np.diff(values[np.isfinite(values)])
