@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from metered import run_metered
 
 from streamimg3 import Observation
 from streamimg3.store.documents import ResampleDocument
@@ -43,29 +43,16 @@ def run(association: Path, output: Path, options: list[str]) -> dict[str, float]
     """Run image3 and return the processor seconds of each stage, and of the command with all its processes (``all``)."""
     log = output.with_suffix(".jsonl")
     log.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "streamimg3",
-        "run",
-        "image3",
-        str(association),
-        "--output-dir",
-        str(output),
-        "--log-json",
-        str(log),
-        *options,
-    ]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "streamimg3", "run", "image3", str(association), "--output-dir", str(output)]
+    command += ["--log-json", str(log), *options]
+    cost = run_metered(command, output.with_suffix(".txt"), Path.cwd(), os.environ)
     events = (json.loads(line) for line in log.read_text().splitlines())
     spent: dict[str, float] = {}
     for event in events:
         if event["event"] == "stage":
             name = event["stage"].split("-")[0]
             spent[name] = round(spent.get(name, 0.0) + float(event["cpu_s"]), 2)
-    return spent | {"all": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return spent | {"all": round(cost.cpu_s, 2)}
 
 
 def sums(output: Path) -> dict[str, str]:
