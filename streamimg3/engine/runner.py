@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -433,3 +434,4 @@ def _settle(load: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     load()
+    gc.freeze()  # libraries are no garbage: not looked through again and again
