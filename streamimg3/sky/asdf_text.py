@@ -26,8 +26,8 @@ def asdf_bytes(tree: Mapping[str, object]) -> bytes:
 
 
 def _sorted(extensions: re.Match[bytes]) -> bytes:
-    blocks: list[bytes] = _EXTENSION.findall(extensions[0])
-    return b"".join(sorted(blocks, key=_name))
+    blocks: list[bytes] = sorted(_EXTENSION.findall(extensions[0]), key=_name)
+    return b"".join(blocks)
 
 
 def _name(extension: bytes) -> bytes:
