@@ -112,6 +112,8 @@ class Calibrated:
         first, last, y0, y1 = where
         nx = self.raw.shape[1]
         step = max(1, BAND // (nx * (last - first)))
+        if y1 - y0 <= step:
+            return self._band(where)
         made: dict[str, Pixels] = {}
         for b0 in range(y0, y1, step):
             b1 = min(y1, b0 + step)
@@ -252,7 +254,7 @@ def _cube_rows(bands: Bands, name: str, first: int, last: int, y0: int, y1: int)
 
 @contextmanager
 def open_calibrated(
-    member: Member, options: Mapping[str, str], *, obs: Observation, mark: str, keep: bool
+    member: Member, options: Mapping[str, str], *, obs: Observation, mark: str
 ) -> Iterator[list[Source]]:
     """Open a member of image2's as the calibrated exposure that goes into the store; its headers are those of the file.
 
@@ -266,8 +268,6 @@ def open_calibrated(
         The store with the calibration document and the means of backgrounds.
     mark : str
         Digest of the document.
-    keep : bool
-        See `Bands`.
     """
     document = _document(obs, mark)
     entry = next(e for e in document.exposures if e.url == member.url)
@@ -277,7 +277,7 @@ def open_calibrated(
     ):
         names = planes_after(raw.names, entry, document.last)
         source = replace(raw, planes=named_planes(raw, names), cube=named_cube(raw, names))
-        yield [readable(source, calibrated, keep)]
+        yield [readable(source, calibrated, keep=True)]
 
 
 # ---------------------------------------------------------------- means of backgrounds

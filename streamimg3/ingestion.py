@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -222,45 +221,33 @@ def _default_store(session: Session, product: str) -> str:
 
 
 def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes.
-
-    Exposures that are ``calibrated`` on the way are faster with the memory for all planes at once.
-    """
-    from streamimg3.formats.ingest import band_memory
+    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes."""
     from streamimg3.formats.ingest_cubes import block_memory
+    from streamimg3.formats.ingest_planes import image_memory
     from streamimg3.store.cubes import cube_stacks
-    from streamimg3.store.layout import chunking, cube_chunking
 
-    rest = _LESS_REST if calibrated else _INGEST_REST
+    rest, libraries = _INGEST_REST, _LIBRARIES
+    if calibrated:
+        from streamimg3.calibrated_pixels import LIBRARIES, WORKING
+
+        rest, libraries = _LESS_REST + WORKING, LIBRARIES
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
             files.setdefault(f.member, []).append(f.record)
     tasks = []
     for number, mine in files.items():
-        need = max(band_memory(r.shape) for r in mine) + rest
+        need = max(image_memory(r.shape, len(r.planes)) for r in mine) + rest
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
-        task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
-        tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
+        tasks.append(Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=libraries))
     for stack in cube_stacks([f.record for f in found]):
         (ny, nx), need = stack.shape, block_memory(stack) + rest
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
-            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number), libraries=_LIBRARIES)
-            pixels = math.prod(cube_chunking(stack.shape, stack.count)[1])
-            tasks.append(_with_all_planes(task, pixels, stack.records[0]) if calibrated else task)
+            writes = ((stack.path, box),)
+            tasks.append(Task(key, need, need, writes=writes, item=(ny, nx, number), libraries=libraries))
     return tasks
-
-
-def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
-    """Return a task that holds all planes of its shard besides, if it may."""
-    from streamimg3.calibrated_pixels import LIBRARIES, WORKING
-    from streamimg3.store.layout import FLAT_PLANES
-
-    least = task.least + WORKING
-    own = [plane for plane in record.planes if plane not in FLAT_PLANES]
-    return replace(task, nbytes=least + pixels * 4 * len(own), least=least, libraries=LIBRARIES)
 
 
 def _ingest_work(
@@ -277,7 +264,7 @@ def _ingest_work(
     if calibration:
         from streamimg3.calibrated_pixels import open_calibrated
 
-        opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
+        opener = partial(open_calibrated, obs=obs, mark=calibration)
     order = read_order(obs, mark)
     with roomy_allocator(_ROOM) if calibration else nullcontext():
         if isinstance(task.item, int):

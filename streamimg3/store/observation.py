@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, is_local, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
+from streamimg3.store.shards import GatheredShard, LocalShard, ShardWriter, cut_of, writers
 
 D = TypeVar("D", bound=Document)
 _FLAGS = ("dq", "pixeldq")
@@ -335,6 +337,40 @@ class Observation:
             raise
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error
+
+    @contextmanager
+    def shards(self, group: str, names: Sequence[str], number: tuple[int, ...]) -> Iterator[dict[str, ShardWriter]]:
+        """Write the same shard of several arrays of a group, chunk by chunk; they appear when the context ends well.
+
+        Parameters
+        ----------
+        group : str
+            Where the arrays are.
+        names : sequence of str
+            Their names.
+        number : tuple of int
+            Place of the shard along each axis.
+
+        Raises
+        ------
+        StoreError
+            If the bytes cannot be written (full disk, no permission).
+        """
+        arrays = {name: self.array(f"{group}/{name}") for name in names}
+        keys = {name: f"{group}/{name}/{array.metadata.encode_chunk_key(number)}" for name, array in arrays.items()}
+        cuts = {name: cut_of(array, f"{self.url}/{group}/{name}") for name, array in arrays.items()}
+
+        def sink(name: str) -> LocalShard | GatheredShard:
+            """Open the place of a shard."""
+            if is_local(self.url):
+                return LocalShard(f"{self.url}/{keys[name]}")
+            return GatheredShard(partial(self.backend.put, keys[name]))
+
+        try:
+            with writers(cuts, number, sink, lambda name: self.backend.remove([keys[name]])) as made:
+                yield made
+        except OSError as error:
+            raise StoreError(f"cannot write {self.url}/{group}: {reason(error)}") from error
 
     def create_image(
         self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None
