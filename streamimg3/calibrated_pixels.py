@@ -97,6 +97,8 @@ class Calibrated:
         Open reference files.
     background : callable or None
         ``background(y0, y1)``.
+    kept : dict
+        What belongs to the rows that were asked for last.
     """
 
     raw: Source
@@ -106,6 +108,7 @@ class Calibrated:
     flat: FlatReader | None
     area: PlaneReader | None
     background: Callable[[int, int], MeanBackground] | None
+    kept: dict[tuple[int, int], Given] = field(default_factory=dict, compare=False, repr=False)
 
     def compute(self, where: tuple[int, int, int, int], names: tuple[str, ...] | None) -> dict[str, Pixels]:
         """Work out rows of some integrations (an image: 0..1), in bands that keep the working memory small."""
@@ -125,20 +128,25 @@ class Calibrated:
         return made
 
     def _band(self, where: tuple[int, int, int, int]) -> dict[str, Pixels]:
-        y0, y1 = where[2:]
         planes = self._planes(where)
-        given = Given(
-            self.background(y0, y1) if self.background else None,
-            FlatPixels(*_values(self.flat, y0, y1)) if self.flat else None,
-            self.entry.photmjsr, self.entry.correction, self.entry.matched,
-        )  # fmt: skip
-        image2.calibrate(planes, given, self.inverse, self.last)
+        image2.calibrate(planes, self._given(where[2:]), self.inverse, self.last)
         found: dict[str, Pixels] = {"dq": planes.dq}
         for name in _FLOATS:
             values = getattr(planes, name)
             if values is not None:
                 found[name] = values
         return found
+
+    def _given(self, rows: tuple[int, int]) -> Given:
+        """What belongs to some rows; kept, for the next integration asks for the same."""
+        if rows not in self.kept:
+            self.kept.clear()
+            self.kept[rows] = Given(
+                self.background(*rows) if self.background else None,
+                FlatPixels(*_values(self.flat, *rows)) if self.flat else None,
+                self.entry.photmjsr, self.entry.correction, self.entry.matched,
+            )  # fmt: skip
+        return self.kept[rows]
 
     def _planes(self, where: tuple[int, int, int, int]) -> Planes:
         found = {name: self._raw(name, where) for name in (*_FLOATS, "dq")}

@@ -221,7 +221,7 @@ def _default_store(session: Session, product: str) -> str:
 
 
 def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes."""
+    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes."""
     from streamimg3.formats.ingest_cubes import block_memory
     from streamimg3.formats.ingest_planes import image_memory
     from streamimg3.store.cubes import cube_stacks
@@ -242,7 +242,7 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
         tasks.append(Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=libraries))
     for stack in cube_stacks([f.record for f in found]):
         (ny, nx), need = stack.shape, block_memory(stack) + rest
-        for number, (first, last) in enumerate(stack.blocks()):
+        for number, (first, last) in enumerate(stack.batches()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
             writes = ((stack.path, box),)

@@ -1,4 +1,4 @@
-"""Cubes into the store: one shard of a stack at a time, whichever files its integrations lie in (spec others §0)."""
+"""Cubes into the store: a few shards of a stack at a time, whichever files their integrations lie in (spec others §0)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPEN = 4  # files at a time; chunks of large images are of no more integrations
 
 
 def block_memory(stack: CubeStack) -> int:
-    """Return the bytes that ingesting one shard of a stack takes, however many integrations there are.
+    """Return the bytes that ingesting a batch of shards takes, however many integrations there are.
 
     Whole chunks of all planes, and what makes them.
     """
@@ -119,7 +119,7 @@ def store_block(
     options: Mapping[str, str],
     opener: Opener = open_sources,
 ) -> None:
-    """Write all planes of one shard and leave the digests of its integrations as a blob.
+    """Write all planes of a batch of shards and leave the digests of its integrations as a blob.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def store_block(
     order : sequence of (Member, sequence of ExposureRecord)
         All members and their exposures.
     where : tuple of int
-        Rows and columns of the stack's images, number of the shard.
+        Rows and columns of the stack's images, number of the batch.
     options : mapping
         Storage options of the files' URLs.
     opener : callable
@@ -142,7 +142,7 @@ def store_block(
     shape, number = where[:2], where[2]
     (stack,) = (s for s in cube_stacks([r for _, records in order for r in records]) if s.shape == shape)
     members = {r.index: member for member, records in order for r in records}
-    first, last = stack.blocks()[number]
+    first, last = stack.batches()[number]
     parts = stack.parts(first, last)
     with _Files(members, options, opener) as files:
         digests = _store_deep(obs, stack, (first, last), files)
@@ -161,15 +161,21 @@ def _store_deep(
     depth, high, _ = cube_chunking(stack.shape, stack.count)[1]
     for number, y0 in enumerate(range(0, stack.shape[0], high)):
         rows = y0, min(y0 + high, stack.shape[0])
-        with obs.shards(stack.path, (*planes, "nan"), (span[0] // depth, number, 0)) as shards:
+        with ExitStack() as held:
+            shards = {
+                n: held.enter_context(obs.shards(stack.path, (*planes, "nan"), (n, number, 0)))
+                for n in range(span[0] // depth, -(-span[1] // depth))
+            }
             for piece in _chunk_pieces(stack, span, rows):
-                blocks = _read_piece(planes, stack.parts(*piece.span), piece, files)
-                at = piece.span[0] - span[0]
+                parts_here = stack.parts(*piece.span)
+                blocks = _read_piece(planes, parts_here, piece, files)
                 for name, block in blocks.items():
-                    for values, digest in zip(block, hashes[name][at:], strict=False):
+                    for values, digest in zip(block, hashes[name][piece.span[0] - span[0] :], strict=False):
                         digest.update(values.data)
-                    shards[name].put((at, piece.y0 - y0, 0), block)
-                shards["nan"].put((at, piece.y0 - y0, 0), _nan_mask(blocks, stack.parts(*piece.span)))
+                blocks["nan"] = _nan_mask(blocks, parts_here)
+                at, within = divmod(piece.span[0], depth)
+                for name, block in blocks.items():
+                    shards[at][name].put((within, piece.y0 - y0, 0), block)
     return {
         p.record.index: {
             name: [h.hexdigest() for h in hashes[name][p.start : p.start + p.last - p.first]]
@@ -204,8 +210,8 @@ def piece_pixels(stack: CubeStack) -> int:
 def _chunk_pieces(stack: CubeStack, span: tuple[int, int], rows: tuple[int, int]) -> Iterator[_Piece]:
     (deep, _, _), (_, _, width) = cube_chunking(stack.shape, stack.count)
     high = piece_pixels(stack) // (deep * width)
-    for first in range(*span, deep):
-        for y0 in range(*rows, high):
+    for y0 in range(*rows, high):  # the same rows of all integrations: what belongs to them is read once
+        for first in range(*span, deep):
             yield _Piece((first, min(first + deep, span[1])), y0, min(y0 + high, rows[1]), stack.shape[1])
 
 
@@ -259,7 +265,7 @@ def _store_flat(obs: Observation, stack: CubeStack, record: ExposureRecord, file
 
 
 def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
-    """Return the records with the checksums of the cubes among them, from the blobs that the shards have left.
+    """Return the records with the checksums of the cubes among them, from the blobs that the batches have left.
 
     The checksum of a plane is the SHA-256 of its integrations' SHA-256 digests, so that it depends neither on shards nor
     on who wrote them.
@@ -267,7 +273,7 @@ def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[Expos
     sums: dict[int, dict[str, str]] = {}
     for stack in cube_stacks(records):
         joined = {(r.index, p): hashlib.sha256() for r in stack.records for p in r.planes if p not in FLAT_PLANES}
-        for number in range(len(stack.blocks())):
+        for number in range(len(stack.batches())):
             found = json.loads(obs.backend.get(_blob(stack, number)) or b"{}")
             for index, planes in found["integrations"].items():
                 for name, digests in planes.items():
@@ -280,8 +286,8 @@ def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[Expos
 
 
 def blobs(records: Sequence[ExposureRecord]) -> list[str]:
-    """Return the keys of what the shards leave behind until the ingest is finished."""
-    return [_blob(stack, number) for stack in cube_stacks(records) for number in range(len(stack.blocks()))]
+    """Return the keys of what the batches leave behind until the ingest is finished."""
+    return [_blob(stack, number) for stack in cube_stacks(records) for number in range(len(stack.batches()))]
 
 
 def _blob(stack: CubeStack, number: int) -> str:

@@ -156,8 +156,7 @@ def subtract(sci: F4, dq: U4, background: MeanBackground) -> None:
 def _without_outliers(values: NDArray[np.floating], clip: Clip) -> NDArray[np.floating]:
     """Return a copy with NaN for what takes no part; clipped along the first axis."""
     good = np.isfinite(values)
-    # No value is further than sqrt(n - 1) deviations from the mean, and the median no further than one
-    if math.sqrt(len(values) - 1) + 1.0 < _SURE * clip.sigma or not good.any():
+    if _farthest(len(values)) < _SURE * clip.sigma or not good.any():
         return np.where(good, values, values.dtype.type(np.nan))
     from astropy.stats import sigma_clip
 
@@ -166,6 +165,16 @@ def _without_outliers(values: NDArray[np.floating], clip: Clip) -> NDArray[np.fl
         np.ma.array(filled, mask=~good), sigma=clip.sigma, maxiters=clip.maxiters, axis=0, masked=False, copy=False
     )
     return kept
+
+
+def _farthest(count: int) -> float:
+    """Return a bound for how many deviations one of some values, or of fewer, can be away from their median.
+
+    With the median at 0, one value at 1 deviates most when those that must not be above the median are 0 (more than half
+    of them) and the others are at the mean.
+    """
+    half = count // 2 + 1
+    return math.sqrt(count * (half + 1) / half)
 
 
 @loop
