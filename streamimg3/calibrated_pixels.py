@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamimg3.calibrated_headers import flat_of, planes_after
 from streamimg3.engine import Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, roomy_allocator
 from streamimg3.errors import InputError, StoreError
 from streamimg3.formats.association import Member
 from streamimg3.formats.cal_file import SHARED, named_cube, named_planes
@@ -33,9 +33,12 @@ from streamimg3.store.documents import BackgroundSet, CalibratedExposure, Calibr
 Pixels = NDArray[np.generic]
 _FLOATS = ("sci", "err", "var_poisson", "var_rnoise", "var_flat")
 _ROWS = 256  # of a background's mean: a task, and a shard of the store
+_BAND_PIXELS = 2**19  # of all backgrounds, or integrations of one, that are averaged at a time
 _REST = 6 * MIB  # headers of open files, beside what the runner allows for codecs
 _FILE = 2 * MIB  # of one more file that is open
+MEAN_ROW = 12 * _ROWS  # bytes of a column of the rows of a mean that are held
 LIBRARIES = 34 * MIB  # what this module imports, astropy's FITS and statistics, writing with zarr
+ROOM = 24 * MIB  # of freed memory that is kept while bands are worked out: one after the other asks for as much
 WORKING = BAND * PIXEL  # bytes beside the planes that are handed out
 
 
@@ -219,14 +222,43 @@ def calibrating(
         if entry.area is not None and "photom" in steps:
             cut = Area(entry.area.url, Box(*entry.area.box), None, None)
             area = held.enter_context(open_area(cut, options))
-        background = None if entry.background is None else partial(_stored_mean, obs, entry.background, raw.shape[1])
+        background = None if entry.background is None else StoredMean(obs, entry.background, raw.shape).rows
         yield Calibrated(raw, entry, inverse, last, flat, area, background)
 
 
-def _stored_mean(obs: Observation, number: int, nx: int, y0: int, y1: int) -> MeanBackground:
-    box = Box(y0, 0, y1, nx)
-    sci, err, dq = (obs.window(f"{mean_path(number)}/{plane}", (), box) for plane in ("sci", "err", "dq"))
-    return MeanBackground(np.asarray(sci, np.float32), np.asarray(err, np.float32), np.asarray(dq, np.uint32))
+@dataclass
+class StoredMean:
+    """The mean of a set of backgrounds as it is in the store, read a shard's rows at a time.
+
+    Parameters
+    ----------
+    obs : Observation
+        The store.
+    number : int
+        Of the set.
+    shape : tuple of int
+        Rows and columns.
+    """
+
+    obs: Observation
+    number: int
+    shape: tuple[int, int]
+    _held: tuple[int, MeanBackground] | None = None
+
+    def rows(self, y0: int, y1: int) -> MeanBackground:
+        """Return rows ``y0..y1``."""
+        first = y0 // _ROWS * _ROWS
+        if y1 > first + _ROWS:
+            return self._read(y0, y1)
+        if self._held is None or self._held[0] != first:
+            self._held = None
+            self._held = first, self._read(first, min(first + _ROWS, self.shape[0]))
+        return MeanBackground(*(plane[y0 - first : y1 - first] for plane in self._held[1]))
+
+    def _read(self, y0: int, y1: int) -> MeanBackground:
+        box = Box(y0, 0, y1, self.shape[1])
+        sci, err, dq = (self.obs.window(f"{mean_path(self.number)}/{plane}", (), box) for plane in ("sci", "err", "dq"))
+        return MeanBackground(np.asarray(sci, np.float32), np.asarray(err, np.float32), np.asarray(dq, np.uint32))
 
 
 def readable(source: Source, calibrated: Calibrated, keep: bool) -> Source:
@@ -317,7 +349,8 @@ def background_tasks(document: CalibrationDocument, depths: Mapping[str, int]) -
     tasks = []
     for number, given in enumerate(document.backgrounds):
         (ny, nx), count = given.shape, len(given.members)
-        row = bkg_subtract.memory(nx, count, max(1, *(depths.get(url, 0) for url in given.members)))
+        deepest = max(1, *(depths.get(url, 0) for url in given.members))
+        row = bkg_subtract.memory(nx, count, deepest)
         rest = _REST + count * _FILE
         for y0 in range(0, ny, _ROWS):
             y1 = min(ny, y0 + _ROWS)
@@ -325,7 +358,7 @@ def background_tasks(document: CalibrationDocument, depths: Mapping[str, int]) -
             reads = tuple((url, box) for url in given.members)
             writes = tuple((f"{mean_path(number)}/{plane}", box) for plane in ("sci", "err", "dq"))
             whole = 12 * (y1 - y0) * nx
-            most, least = (rest + whole + rows * row for rows in (y1 - y0, 1))
+            most, least = (rest + whole + rows * row for rows in (min(y1 - y0, _thickest(nx, count, deepest)), 1))
             item = (number, y0, y1)
             tasks.append(Task(f"b{number:04d}r{y0:05d}", most, least, reads, writes, item, libraries=LIBRARIES))
     return tasks
@@ -346,6 +379,7 @@ def background_work(task: Task, *, obs: Observation, mark: str, options: dict[st
         sigma=document.parameters["bkg_subtract"]["sigma"], maxiters=document.parameters["bkg_subtract"]["maxiters"]
     ).clip
     with ExitStack() as held:
+        held.enter_context(roomy_allocator(ROOM))
         files = [
             held.enter_context(open_sources(Member(u, "background"), options, bare=True))[0] for u in given.members
         ]
@@ -361,12 +395,17 @@ def background_work(task: Task, *, obs: Observation, mark: str, options: dict[st
     return {"bkg_subtract": time.process_time() - start}
 
 
+def _thickest(nx: int, count: int, deepest: int) -> int:
+    """Return the most rows of a band: what it takes is then found anew in memory that the last one has left."""
+    return max(1, _BAND_PIXELS // (nx * max(count, deepest)))
+
+
 def _thin(task: Task, files: list[Source], rows: tuple[int, int], nx: int) -> Iterator[tuple[int, int]]:
     """Cut the rows of a task so that they fit into its memory."""
     deepest = max(f.cube.count if f.cube else 1 for f in files)
     row = bkg_subtract.memory(nx, len(files), deepest)
     free = task.limit - (task.least - row)
-    step = max(1, min(rows[1] - rows[0], free // row))
+    step = max(1, min(rows[1] - rows[0], free // row, _thickest(nx, len(files), deepest)))
     for y0 in range(*rows, step):
         yield y0, min(y0 + step, rows[1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
-_ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
 _LESS_REST = 12 * MIB  # where bands are calibrated, whose own memory is counted
 
@@ -228,9 +227,9 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 
     rest, libraries = _INGEST_REST, _LIBRARIES
     if calibrated:
-        from streamimg3.calibrated_pixels import LIBRARIES, WORKING
+        from streamimg3.calibrated_pixels import LIBRARIES, MEAN_ROW, WORKING
 
-        rest, libraries = _LESS_REST + WORKING, LIBRARIES
+        rest, libraries = _LESS_REST + WORKING + MEAN_ROW * max(f.record.shape[1] for f in found), LIBRARIES
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
@@ -261,12 +260,13 @@ def _ingest_work(
 
     start = time.process_time()
     opener: Opener = open_sources
-    if calibration:
-        from streamimg3.calibrated_pixels import open_calibrated
+    with ExitStack() as held:
+        if calibration:
+            from streamimg3.calibrated_pixels import ROOM, open_calibrated
 
-        opener = partial(open_calibrated, obs=obs, mark=calibration)
-    order = read_order(obs, mark)
-    with roomy_allocator(_ROOM) if calibration else nullcontext():
+            opener = partial(open_calibrated, obs=obs, mark=calibration)
+            held.enter_context(roomy_allocator(ROOM))
+        order = read_order(obs, mark)
         if isinstance(task.item, int):
             store_member(obs, *order[task.item], options, opener)
         else:
