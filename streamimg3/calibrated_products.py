@@ -15,7 +15,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from streamimg3.calibrated_headers import SUFFIXES, Labels, flat_of, parameters_of
-from streamimg3.calibrated_pixels import WORKING, calibrating, mean_path, readable
+from streamimg3.calibrated_means import mean_path
+from streamimg3.calibrated_pixels import WORKING, calibrating, readable
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB, resident, roomy_allocator
 from streamimg3.formats.asdf_tree import asdf_unit

@@ -187,7 +187,7 @@ def bring_pixels(obs: Observation, missing: Missing, session: Session, runner: R
     door.write_order(obs, missing.association, missing.found)
     options, mark = dict(session.storage_options), missing.calibration.digest if missing.calibration else ""
     if missing.means:
-        from streamimg3.calibrated_pixels import background_work
+        from streamimg3.calibrated_means import background_work
 
         average = partial(background_work, obs=obs, mark=mark, options=options)
         runner.fill(average, missing.means, Ledger(obs.backend, "bkg_subtract", missing.mark))
@@ -227,7 +227,8 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 
     rest, libraries = _INGEST_REST, _LIBRARIES
     if calibrated:
-        from streamimg3.calibrated_pixels import LIBRARIES, MEAN_ROW, WORKING
+        from streamimg3.calibrated_means import LIBRARIES, MEAN_ROW
+        from streamimg3.calibrated_pixels import WORKING
 
         rest, libraries = _LESS_REST + WORKING + MEAN_ROW * max(f.record.shape[1] for f in found), LIBRARIES
     files: dict[int, list[ExposureRecord]] = {}
@@ -262,7 +263,8 @@ def _ingest_work(
     opener: Opener = open_sources
     with ExitStack() as held:
         if calibration:
-            from streamimg3.calibrated_pixels import ROOM, open_calibrated
+            from streamimg3.calibrated_means import ROOM
+            from streamimg3.calibrated_pixels import open_calibrated
 
             opener = partial(open_calibrated, obs=obs, mark=calibration)
             held.enter_context(roomy_allocator(ROOM))

@@ -68,6 +68,7 @@ HOUSE = {
 FREE = {
     "api",
     "calibrated_headers",
+    "calibrated_means",
     "calibrated_pixels",
     "calibrated_products",
     "calibration",

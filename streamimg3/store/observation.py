@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, is_local, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
-from streamimg3.store.shards import GatheredShard, LocalShard, ShardWriter, cut_of, writers
+from streamimg3.store.shards import ShardWriter, writing
 
 D = TypeVar("D", bound=Document)
 _FLAGS = ("dq", "pixeldq")
@@ -357,20 +357,8 @@ class Observation:
             If the bytes cannot be written (full disk, no permission).
         """
         arrays = {name: self.array(f"{group}/{name}") for name in names}
-        keys = {name: f"{group}/{name}/{array.metadata.encode_chunk_key(number)}" for name, array in arrays.items()}
-        cuts = {name: cut_of(array, f"{self.url}/{group}/{name}") for name, array in arrays.items()}
-
-        def sink(name: str) -> LocalShard | GatheredShard:
-            """Open the place of a shard."""
-            if is_local(self.url):
-                return LocalShard(f"{self.url}/{keys[name]}")
-            return GatheredShard(partial(self.backend.put, keys[name]))
-
-        try:
-            with writers(cuts, number, sink, lambda name: self.backend.remove([keys[name]])) as made:
-                yield made
-        except OSError as error:
-            raise StoreError(f"cannot write {self.url}/{group}: {reason(error)}") from error
+        with writing(self.backend, group, arrays, number) as made:
+            yield made
 
     def create_image(
         self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None

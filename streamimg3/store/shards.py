@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import StoreError
+from streamimg3.store.backend import Backend, is_local, reason
 
 _EMPTY = 2**64 - 1  # offset and size of a chunk that is not stored
 _BEHIND = 4 * 2**20  # bytes between two calls that send a file's pages to disk
@@ -234,34 +236,48 @@ class ShardWriter:
 
 
 @contextmanager
-def writers(
-    cuts: Mapping[str, Cut], number: tuple[int, ...], sink: Callable[[str], _Sink], remove: Callable[[str], None]
+def writing(
+    backend: Backend, group: str, arrays: Mapping[str, Any], number: tuple[int, ...]
 ) -> Iterator[dict[str, ShardWriter]]:
     """Write the same shard of several arrays side by side; they appear when the context ends well.
 
     Parameters
     ----------
-    cuts : mapping
-        Names of the arrays, and how they are cut.
+    backend : Backend
+        The store.
+    group : str
+        Where the arrays are.
+    arrays : mapping
+        Their names, and the Zarr arrays.
     number : tuple of int
-        Place of the shard.
-    sink : callable
-        Opens where the shard of an array of this name is written.
-    remove : callable
-        Removes the shard of an array of this name, if there is one: nothing is stored where all pixels are empty.
+        Place of the shard along each axis.
+
+    Raises
+    ------
+    StoreError
+        If the bytes cannot be written, or the arrays are encoded otherwise than this package does.
     """
-    with ExitStack() as undo:
-        sinks = {}
-        for name in cuts:
-            sinks[name] = sink(name)
-            undo.callback(sinks[name].discard)
-        made = {name: ShardWriter(cut, number, sinks[name]) for name, cut in cuts.items()}
-        yield made
-        for name, writer in made.items():
-            if writer.empty:
-                remove(name)
-            else:
-                writer.finish()
+    keys = {name: f"{group}/{name}/{array.metadata.encode_chunk_key(number)}" for name, array in arrays.items()}
+    cuts = {name: cut_of(array, f"{backend.url}/{group}/{name}") for name, array in arrays.items()}
+    try:
+        with ExitStack() as undo:
+            made = {}
+            for name, cut in cuts.items():
+                sink = _sink(backend, keys[name])
+                undo.callback(sink.discard)
+                made[name] = ShardWriter(cut, number, sink)
+            yield made
+            for name, writer in made.items():
+                if writer.empty:  # nothing is stored where all pixels are empty
+                    backend.remove([keys[name]])
+                else:
+                    writer.finish()
+    except OSError as error:
+        raise StoreError(f"cannot write {backend.url}/{group}: {reason(error)}") from error
+
+
+def _sink(backend: Backend, key: str) -> LocalShard | GatheredShard:
+    return LocalShard(f"{backend.url}/{key}") if is_local(backend.url) else GatheredShard(partial(backend.put, key))
 
 
 def _is_all(piece: NDArray[np.generic], fill: float) -> bool:
