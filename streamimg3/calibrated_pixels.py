@@ -22,6 +22,7 @@ from streamimg3.formats.reference_image import PlaneReader
 from streamimg3.formats.sources import Source, open_sources
 from streamimg3.geometry import Box
 from streamimg3.pipelines import image2
+from streamimg3.stages import flat_field
 from streamimg3.stages.calibrated_band import BAND, PIXEL, FlatPixels, Given, MeanBackground, Planes
 from streamimg3.store import Observation
 from streamimg3.store.documents import CalibratedExposure, CalibrationDocument
@@ -126,18 +127,19 @@ class Calibrated:
             self.kept.clear()
             self.kept[rows] = Given(
                 self.background(*rows) if self.background else None,
-                FlatPixels(*_values(self.flat, *rows)) if self.flat else None,
+                flat_field.ready(FlatPixels(*_values(self.flat, *rows))) if self.flat else None,
                 self.entry.photmjsr, self.entry.correction, self.entry.matched,
             )  # fmt: skip
         return self.kept[rows]
 
     def _planes(self, where: tuple[int, int, int, int]) -> Planes:
-        found = {name: self._raw(name, where) for name in (*_FLOATS, "dq")}
+        made_anew = self.flat is not None and not {"var_poisson", "var_rnoise"}.isdisjoint(self.raw.names)
+        found = {name: self._raw(name, where) for name in (*_FLOATS, "dq") if not (name == "err" and made_anew)}
         sci, dq = found["sci"], found["dq"]
         if sci is None:
             raise InputError(f"{self.raw.url}: has no SCI; make the file again")
-        flags = np.zeros(sci.shape, np.uint32) if dq is None else np.array(dq, np.uint32)
-        others = {name: found[name] for name in _FLOATS[1:]}
+        flags = np.zeros(sci.shape, np.uint32) if dq is None else dq
+        others = {name: found.get(name) for name in _FLOATS[1:]}
         return Planes(sci, flags, **others)  # type: ignore[arg-type]
 
     def _raw(self, name: str, where: tuple[int, int, int, int]) -> Pixels | None:

@@ -273,7 +273,7 @@ def _ingest_work(
             store_member(obs, *order[task.item], options, opener)
         else:
             ny, nx, number = task.item
-            store_block(obs, order, (ny, nx, number), options, opener)
+            store_block(obs, order, (ny, nx, number), options, opener, cached=not calibration)
     return {"ingest": time.process_time() - start}
 
 

@@ -118,6 +118,7 @@ def store_block(
     where: tuple[int, int, int],
     options: Mapping[str, str],
     opener: Opener = open_sources,
+    cached: bool = True,
 ) -> None:
     """Write all planes of a batch of shards and leave the digests of its integrations as a blob.
 
@@ -133,6 +134,8 @@ def store_block(
         Storage options of the files' URLs.
     opener : callable
         Opens a file.
+    cached : bool
+        See `Observation.shards`.
 
     Raises
     ------
@@ -145,14 +148,14 @@ def store_block(
     first, last = stack.batches()[number]
     parts = stack.parts(first, last)
     with _Files(members, options, opener) as files:
-        digests = _store_deep(obs, stack, (first, last), files)
+        digests = _store_deep(obs, stack, (first, last), files, cached)
         flat = {p.record.index: _store_flat(obs, stack, p.record, files) for p in parts if p.first == 0}
     found = {"integrations": digests, "flat": flat}
     obs.backend.put(_blob(stack, number), json.dumps(found).encode())
 
 
 def _store_deep(
-    obs: Observation, stack: CubeStack, span: tuple[int, int], files: _Files
+    obs: Observation, stack: CubeStack, span: tuple[int, int], files: _Files, cached: bool
 ) -> dict[int, dict[str, list[str]]]:
     """Stream the planes that every integration has, all of them side by side; returns SHA-256 by exposure, plane, integration."""
     parts = stack.parts(*span)
@@ -163,7 +166,7 @@ def _store_deep(
         rows = y0, min(y0 + high, stack.shape[0])
         with ExitStack() as held:
             shards = {
-                n: held.enter_context(obs.shards(stack.path, (*planes, "nan"), (n, number, 0)))
+                n: held.enter_context(obs.shards(stack.path, (*planes, "nan"), (n, number, 0), cached))
                 for n in range(span[0] // depth, -(-span[1] // depth))
             }
             for piece in _chunk_pieces(stack, span, rows):

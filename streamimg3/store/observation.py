@@ -339,7 +339,9 @@ class Observation:
             raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error
 
     @contextmanager
-    def shards(self, group: str, names: Sequence[str], number: tuple[int, ...]) -> Iterator[dict[str, ShardWriter]]:
+    def shards(
+        self, group: str, names: Sequence[str], number: tuple[int, ...], cached: bool = True
+    ) -> Iterator[dict[str, ShardWriter]]:
         """Write the same shard of several arrays of a group, chunk by chunk; they appear when the context ends well.
 
         Parameters
@@ -350,6 +352,8 @@ class Observation:
             Their names.
         number : tuple of int
             Place of the shard along each axis.
+        cached : bool
+            They are read soon: on a local disk they stay in the system's page cache.
 
         Raises
         ------
@@ -357,7 +361,7 @@ class Observation:
             If the bytes cannot be written (full disk, no permission).
         """
         arrays = {name: self.array(f"{group}/{name}") for name in names}
-        with writing(self.backend, group, arrays, number) as made:
+        with writing(self.backend, group, arrays, number, cached) as made:
             yield made
 
     def create_image(

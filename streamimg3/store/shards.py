@@ -43,15 +43,20 @@ class _Sink(Protocol):
 class LocalShard:
     """A shard on a local disk: a file beside its place, named as Zarr names files in the making, then renamed.
 
-    Its pages are sent to disk while it is written and leave the system's page cache: a shard of a cube is not read soon,
-    and pages that the system has to find anew take several times as long to fill as those just given back.
+    Parameters
+    ----------
+    path : str
+        Its place.
+    cached : bool
+        Leave it in the system's page cache, for it is read soon. If not, its pages are sent to disk while it is written,
+        and others take their place: pages that the system has to find anew take several times as long to fill.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cached: bool = True) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         self._path, self._partial = path, f"{path}.{uuid.uuid4().hex}.partial"
         self._file = open(self._partial, "xb", buffering=0)  # noqa: SIM115 (closed by commit or discard)
-        self._behind = 0
+        self._behind, self._cached = 0, cached or not hasattr(os, "posix_fadvise")
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
@@ -64,7 +69,7 @@ class LocalShard:
 
     def _pass_on(self) -> None:
         """Have the system begin to write what is new, and forget what is on disk; nobody waits for it."""
-        if hasattr(os, "posix_fadvise"):
+        if not self._cached:
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         self._behind = 0
 
@@ -237,7 +242,7 @@ class ShardWriter:
 
 @contextmanager
 def writing(
-    backend: Backend, group: str, arrays: Mapping[str, Any], number: tuple[int, ...]
+    backend: Backend, group: str, arrays: Mapping[str, Any], number: tuple[int, ...], cached: bool = True
 ) -> Iterator[dict[str, ShardWriter]]:
     """Write the same shard of several arrays side by side; they appear when the context ends well.
 
@@ -251,6 +256,8 @@ def writing(
         Their names, and the Zarr arrays.
     number : tuple of int
         Place of the shard along each axis.
+    cached : bool
+        See `LocalShard`.
 
     Raises
     ------
@@ -263,7 +270,7 @@ def writing(
         with ExitStack() as undo:
             made = {}
             for name, cut in cuts.items():
-                sink = _sink(backend, keys[name])
+                sink = _sink(backend, keys[name], cached)
                 undo.callback(sink.discard)
                 made[name] = ShardWriter(cut, number, sink)
             yield made
@@ -276,8 +283,10 @@ def writing(
         raise StoreError(f"cannot write {backend.url}/{group}: {reason(error)}") from error
 
 
-def _sink(backend: Backend, key: str) -> LocalShard | GatheredShard:
-    return LocalShard(f"{backend.url}/{key}") if is_local(backend.url) else GatheredShard(partial(backend.put, key))
+def _sink(backend: Backend, key: str, cached: bool) -> LocalShard | GatheredShard:
+    if is_local(backend.url):
+        return LocalShard(f"{backend.url}/{key}", cached)
+    return GatheredShard(partial(backend.put, key))
 
 
 def _is_all(piece: NDArray[np.generic], fill: float) -> bool:
