@@ -31,8 +31,8 @@ _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
-_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
-_LESS_REST = 12 * MIB  # where bands are calibrated, whose own memory is counted
+_INGEST_REST = 12 * MIB  # open files and their headers
+_REMOTE_REST = 48 * MIB  # and the blocks that are kept of remote ones
 
 
 @dataclass(frozen=True)
@@ -223,14 +223,16 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
     """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes."""
     from streamimg3.formats.ingest_cubes import block_memory
     from streamimg3.formats.ingest_planes import image_memory
+    from streamimg3.formats.names import is_remote
     from streamimg3.store.cubes import cube_stacks
 
-    rest, libraries = _INGEST_REST, _LIBRARIES
+    rest = _REMOTE_REST if any(is_remote(f.record.url) for f in found) else _INGEST_REST
+    libraries = _LIBRARIES
     if calibrated:
         from streamimg3.calibrated_means import LIBRARIES, MEAN_ROW
         from streamimg3.calibrated_pixels import WORKING
 
-        rest, libraries = _LESS_REST + WORKING + MEAN_ROW * max(f.record.shape[1] for f in found), LIBRARIES
+        rest, libraries = rest + WORKING + MEAN_ROW * max(f.record.shape[1] for f in found), LIBRARIES
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
