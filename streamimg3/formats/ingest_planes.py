@@ -13,7 +13,7 @@ from streamimg3.formats.sources import Plane
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.layout import NAN_PLANES, chunking
 
-_PIXEL = 28  # bytes of one pixel beside the planes: flags on their way through float64, a chunk encoded, masks
+_PIXEL = 68  # measured bytes of one pixel beside the planes: flags through float64, what was just freed, masks, a chunk
 
 
 def image_memory(shape: tuple[int, int], planes: int) -> int:
