@@ -108,7 +108,9 @@ def cutouts(
     )
 
 
-def make_report(store: str | Observation, output: str | None = None, size: int = LARGEST, **storage_options: str) -> Report:
+def make_report(
+    store: str | Observation, output: str | None = None, size: int = LARGEST, **storage_options: str
+) -> Report:
     """Write the report of a store: one self-contained page, and the same in numbers (``qa.json``).
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -89,18 +90,6 @@ def _idle(task: Task) -> None:
     """Do nothing: the worker has started."""
 
 
-def _lean(task: Task) -> None:
-    """Give back memory, slowly enough for every worker to get one of a few such tasks."""
-    give_back()
-    time.sleep(0.03)
-
-
-def _trim(pool: Executor, workers: int) -> None:
-    """Let idle workers give back what earlier tasks have freed; a pool that breaks over it is found broken later."""
-    with suppress(BrokenProcessPool):
-        wait([_submit(pool, _lean, Task("lean", 0, 0)) for _ in range(2 * workers)])
-
-
 def _nothing() -> None:
     """There is nothing to be loaded."""
 
@@ -173,15 +162,12 @@ class Runner:
         """Share with the workers at hand as large as they have become; if fresh ones serve better, those are dismissed."""
         if self._staff is None:
             return share(self.memory, self.workers, tasks)
-        workers, pool = self._staff
+        workers, _ = self._staff
         fresh = share(self.memory, self.workers, [*tasks] * workers)
-        for trimmed in (False, True):
-            if trimmed:
-                _trim(pool, workers)
-            kept = self._kept(tasks, workers)
-            # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
-            if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
-                return kept
+        kept = self._kept(tasks, workers)
+        # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
+        if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
+            return kept
         self._dismiss()
         return share(self.memory, self.workers, tasks)
 
@@ -433,3 +419,4 @@ def _settle(load: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     load()
+    gc.freeze()  # libraries are no garbage: not looked through again and again

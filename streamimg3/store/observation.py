@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ from streamimg3.store import layout
 from streamimg3.store.backend import Backend, Options, freeze, is_local, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
+from streamimg3.store.shards import ShardWriter, writing
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -380,6 +382,32 @@ class Observation:
             raise
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error
+
+    @contextmanager
+    def shards(
+        self, group: str, names: Sequence[str], number: tuple[int, ...], cached: bool = True
+    ) -> Iterator[dict[str, ShardWriter]]:
+        """Write the same shard of several arrays of a group, chunk by chunk; they appear when the context ends well.
+
+        Parameters
+        ----------
+        group : str
+            Where the arrays are.
+        names : sequence of str
+            Their names.
+        number : tuple of int
+            Place of the shard along each axis.
+        cached : bool
+            They are read soon: on a local disk they stay in the system's page cache.
+
+        Raises
+        ------
+        StoreError
+            If the bytes cannot be written (full disk, no permission).
+        """
+        arrays = {name: self.array(f"{group}/{name}") for name in names}
+        with writing(self.backend, group, arrays, number, cached) as made:
+            yield made
 
     def create_image(
         self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None
