@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError, StoreError, StreamImgError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
-from streamimg3.store.backend import Backend, Options, freeze, is_local, normalise, reason
+from streamimg3.store.backend import Backend, freeze, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
+from streamimg3.store.objects import Options
+from streamimg3.store.shards import Sharding, read_window
 
 D = TypeVar("D", bound=Document)
 _FLAGS = ("dq", "pixeldq")
@@ -231,7 +233,7 @@ class Observation:
             table[i, : len(row)] = np.frombuffer(row, np.uint8)
         array = zarr.create_array(
             self.backend.zarr, name=f"{stack_path(shape, cubes)}/{name}", shape=table.shape, dtype="uint8", fill_value=0,
-            chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True,
+            chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True, compressors=_table_codec(),
             attributes={"lengths": [len(r) for r in rows], "encoding": "utf-8"},
         )  # fmt: skip
         array[:] = table
@@ -254,7 +256,12 @@ class Observation:
     def window(self, path: str, lead: tuple[int | slice, ...], box: Box) -> NDArray[np.generic]:
         """Read a box of a plane of an array, or with a slice in ``lead``, of several planes."""
         try:
-            return np.asarray(_reader(self.url, self.options, path)[(*lead, *box.slices)])
+            sharding = _sharding(self.url, self.options, path)
+            if sharding is None:
+                return np.asarray(self.array(path)[(*lead, *box.slices)])
+            window, axes = _spans((*lead, *box.slices), sharding.shape)
+            found = read_window(self.backend, path, sharding, window)
+            return found.reshape([stop - start for (start, stop), kept in zip(window, axes, strict=True) if kept])
         except StreamImgError:
             raise
         except Exception as error:  # codecs and backends have errors of their own
@@ -311,10 +318,30 @@ class Observation:
         self.backend.remove([f"documents/{name}.json"])
 
 
-def _codec(dtype: str):  # type: ignore[no-untyped-def]
-    from zarr.codecs import BloscCodec
+def _codec(dtype: str) -> tuple[Any, ...]:
+    """How chunks are packed; each carries its checksum."""
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
-    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize)
+    packer = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize)
+    return packer, Crc32cCodec()
+
+
+def _table_codec() -> tuple[Any, ...]:
+    """How rows of tables are packed."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    return ZstdCodec(), Crc32cCodec()
+
+
+def _spans(chosen: Sequence[int | slice], shape: Sequence[int]) -> tuple[list[tuple[int, int]], list[bool]]:
+    """First and last place along each axis, and whether the axis is kept."""
+    spans = []
+    for part, length in zip(chosen, shape, strict=True):
+        start, stop, _ = part.indices(length) if isinstance(part, slice) else (part, part + 1, 1)
+        if not 0 <= start < stop <= length:
+            raise IndexError(f"{part} is not within 0..{length}")
+        spans.append((start, stop))
+    return spans, [isinstance(part, slice) for part in chosen]
 
 
 def _open(url: str, options: Options, path: str):  # type: ignore[no-untyped-def]
@@ -322,7 +349,7 @@ def _open(url: str, options: Options, path: str):  # type: ignore[no-untyped-def
     from zarr.errors import NodeNotFoundError
 
     try:
-        return zarr.open_array(Backend(url, options).zarr, path=path, mode="r+")
+        return zarr.open_array(Backend(url, options).zarr, path=path, mode="r+", zarr_format=3)
     except (FileNotFoundError, NodeNotFoundError) as error:
         raise StoreError(f"{url} has no array {path}") from error
 
@@ -331,21 +358,12 @@ _array = lru_cache(maxsize=256)(_open)
 
 
 @lru_cache(maxsize=256)
-def _reader(url: str, options: Options, path: str):  # type: ignore[no-untyped-def]
-    """An array for reading only: on a local disk through zarrs, which takes half the time to put chunks together.
-
-    Writing is left to zarr itself: what it writes takes its name when it is complete.
-    """
-    import zarr
-
-    if not is_local(url):
-        return _array(url, options, path)
-    faster = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1}
-    with zarr.config.set(faster):
-        return _open(url, options, path)
+def _sharding(url: str, options: Options, path: str) -> Sharding | None:
+    """How an array is cut, if it is one of pixels."""
+    return Sharding.of(_array(url, options, path))
 
 
 def _forget_arrays() -> None:
     """Arrays that were made anew are opened anew."""
     _array.cache_clear()
-    _reader.cache_clear()
+    _sharding.cache_clear()

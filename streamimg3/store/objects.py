@@ -1,0 +1,179 @@
+"""Object stores through obstore: which URLs it serves, credentials, retries, and reading ranges of an object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from streamimg3.errors import InputError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+Options = tuple[tuple[str, str], ...]
+
+# Bytes between two ranges that are fetched rather than asked for apart
+GAP = 2**16
+_SCHEMES = ("s3://", "s3a://", "gs://", "gcs://", "az://", "abfs://", "abfss://")
+_S3_NAMES = {
+    "key": "access_key_id",
+    "secret": "secret_access_key",
+    "endpoint_url": "endpoint",
+    "region": "region",
+    "token": "session_token",
+}
+_OWN = ("retries", "timeout")  # options that are no business of any service
+_RETRIES, _TIMEOUT = 8, 60.0
+_FIRST, _LONGEST, _PATIENCE = 0.2, 10.0, 150.0  # seconds: first pause, longest pause, after which no more is tried
+
+
+def serves(url: str) -> bool:
+    """Return whether a URL is read and written through obstore; others go through fsspec.
+
+    Examples
+    --------
+    >>> serves("s3://bucket/x"), serves("memory://x"), serves("/tmp/x")
+    (True, False, False)
+    """
+    return url.startswith(_SCHEMES)
+
+
+def retries(options: Mapping[str, str]) -> int:
+    """Return how often a request that fails for a passing reason is tried again (option ``retries``, default 8).
+
+    Raises
+    ------
+    InputError
+        If the option is no number.
+    """
+    return int(_number(options, "retries", _RETRIES, 0))
+
+
+def timeout(options: Mapping[str, str]) -> float:
+    """Return after how many seconds a request counts as failed (option ``timeout``, default 60).
+
+    Raises
+    ------
+    InputError
+        If the option is no positive number.
+    """
+    return _number(options, "timeout", _TIMEOUT, 0.1)
+
+
+def _number(options: Mapping[str, str], name: str, default: float, least: float) -> float:
+    text = options.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < 1e6:
+        raise InputError(f"--storage-option {name}={text}: give a number of at least {least:g}")
+    return value
+
+
+def for_others(options: Mapping[str, str]) -> dict[str, str]:
+    """Return the options that are meant for the service itself."""
+    return {k: v for k, v in options.items() if k not in _OWN}
+
+
+@lru_cache(maxsize=64)
+def object_store(url: str, options: Options) -> ObjectStore:
+    """Open what lies below a URL; credentials come from the options or the service's usual environment variables.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://bucket/prefix``, ``gs://…``, ``az://…``.
+    options : tuple of (str, str)
+        For S3 ``key``, ``secret``, ``token``, ``endpoint_url``, ``region``, ``anon``; for other services obstore's own
+        names. ``retries`` and ``timeout`` (s) for all.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or obstore is not installed.
+    """
+    given = dict(options)
+    try:
+        from obstore.store import S3Store, from_url
+    except ImportError as error:
+        raise InputError(
+            f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'"
+        ) from error
+    how = _patience(given)
+    if url.startswith(("s3://", "s3a://")):
+        config = _s3_config(given)
+        how["client_options"]["allow_http"] = str(config.get("endpoint", "")).startswith("http://")
+        return S3Store.from_url(url.replace("s3a://", "s3://", 1), config=config, **how)
+    found: Any = from_url(url, config=for_others(given), **how)
+    return found  # type: ignore[no-any-return]
+
+
+def _patience(options: Mapping[str, str]) -> dict[str, Any]:
+    """Back-off, limits and time-outs in obstore's words."""
+    pause = {"init_backoff": timedelta(seconds=_FIRST), "max_backoff": timedelta(seconds=_LONGEST), "base": 2}
+    limit = timedelta(seconds=timeout(options))
+    return {
+        "retry_config": {
+            "max_retries": retries(options),
+            "backoff": pause,
+            "retry_timeout": timedelta(seconds=_PATIENCE),
+        },
+        "client_options": {"timeout": limit, "connect_timeout": min(limit, timedelta(seconds=10))},
+    }
+
+
+def _s3_config(options: Mapping[str, str]) -> dict[str, Any]:
+    config: dict[str, Any] = {_S3_NAMES[k]: v for k, v in options.items() if k in _S3_NAMES}
+    unknown = set(for_others(options)) - set(_S3_NAMES) - {"anon"}
+    if unknown:
+        known = ", ".join([*_S3_NAMES, "anon", *_OWN])
+        raise InputError(f"--storage-option {sorted(unknown)[0]}: for s3:// the options are {known}")
+    from_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = config.get("endpoint") or from_environment
+    if endpoint:
+        config["endpoint"] = endpoint
+        config["virtual_hosted_style_request"] = False
+    if options.get("anon", "").lower() in ("1", "true", "yes"):
+        config["skip_signature"] = True
+    config.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+    return config
+
+
+class RemoteObject:
+    """One object, of which ranges are read; nearby ranges come with one request.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        From :func:`object_store`.
+    key : str
+        Its name below the store's URL.
+    """
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store, self._key = store, key
+
+    def tail(self, nbytes: int) -> bytes | None:
+        """Return the last bytes, or None if there is no such object."""
+        import obstore
+
+        try:
+            found = obstore.get(self._store, self._key, options={"range": {"suffix": nbytes}})
+            return bytes(found.bytes())
+        except FileNotFoundError:
+            return None
+
+    def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of some ranges ``(start, end)``."""
+        import obstore
+
+        starts, ends = [s for s, _ in spans], [e for _, e in spans]
+        found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP)
+        return [bytes(part) for part in found]
+
+    def close(self) -> None:
+        """Nothing is held open."""
