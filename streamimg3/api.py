@@ -15,11 +15,12 @@ from streamimg3.errors import InputError
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.pipelines import image2, image3
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, Session
+from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session
 from streamimg3.store import Observation
 
 __all__ = [
     "DEFAULT_MEMORY",
+    "TASK_LIMIT",
     "Session",
     "export",
     "export_preview",
@@ -77,9 +78,10 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
         If an input is missing or bad, or the store holds another product.
     """
     session = session or Session()
-    obs, missing = bring_headers(inputs, session)
-    if missing is not None:
-        bring_pixels(obs, missing, session, session.runner(obs.url))
+    with session.writing():
+        obs, missing = bring_headers(inputs, session)
+        if missing is not None:
+            bring_pixels(obs, missing, session, session.runner(obs.url))
     return obs
 
 
@@ -122,14 +124,15 @@ def plan(
     """
     params = parameters(pipeline, settings, session.progress)
     given = companions.output_wcs(params, session)
-    obs, missing = opened(inputs, session, params)
-    if given is not None:
-        obs.commit(given)
-    if isinstance(params, image2.Params):
-        before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
-        return {**before, **image2.plan(obs, params)}
-    companions.bring(obs, params, session)
-    return image3.plan(obs, params)
+    with session.writing():
+        obs, missing = opened(inputs, session, params)
+        if given is not None:
+            obs.commit(given)
+        if isinstance(params, image2.Params):
+            before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
+            return {**before, **image2.plan(obs, params)}
+        companions.bring(obs, params, session)
+        return image3.plan(obs, params)
 
 
 def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def run_settings(
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
-    with session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
+    with session.writing(), session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)

@@ -33,13 +33,18 @@ Memory = Annotated[str, typer.Option(help="memory for driver and workers togethe
 Workers = Annotated[
     int | None, typer.Option(help="worker processes; 1 = all in this process [default: one per processor]")
 ]
+Cluster = Annotated[
+    str | None, typer.Option(help="Dask cluster that does the work: tcp://host:port, or its scheduler file")
+]
+TaskLimit = Annotated[float, typer.Option(help="seconds after which a task's worker counts as hanging")]
 Config = Annotated[str | None, typer.Option(help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="step.parameter=value; may be repeated (also --steps.step.parameter=value)"),
 ]
 StorageOption = Annotated[
-    list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")
+    list[str] | None,
+    typer.Option(help="KEY=VALUE for URLs (key, secret, token, endpoint_url, region, anon, retries, timeout)"),
 ]
 LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event to this file")]
 Offline = Annotated[bool, typer.Option("--offline", help="ask no service in the network")]
@@ -84,13 +89,16 @@ def run(
     force_ingest: Force = False,
     offline: Offline = False,
     references: References = "",
+    cluster: Cluster = None,
+    task_limit: TaskLimit = api.TASK_LIMIT,
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_)
     with Reporter(log_json) as reporter:
         session = api.Session(
-            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references
-        )
+            store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references,
+            cluster, task_limit,
+        )  # fmt: skip
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
         else:
@@ -112,6 +120,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
     offline: Offline = False,
     references: References = "",
+    cluster: Cluster = None,
 ) -> None:
     """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
     with Reporter(None, quiet=as_json) as reporter:
@@ -124,6 +133,7 @@ def plan(
             reporter,
             offline=offline,
             references=references,
+            cluster=cluster,
         )
         _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json)
 

@@ -101,6 +101,7 @@ def bring_headers(
     mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        session.hold(obs)
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
@@ -113,6 +114,7 @@ def bring_headers(
     tasks = _ingest_tasks(found, calibrated=plan is not None)
     means = plan.means if plan else ()
     session.runner(obs.url).require([*means, *tasks])
+    session.hold(obs)
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
         door.clear(obs)
@@ -164,7 +166,16 @@ def _own(obs: Observation, force: bool) -> dict[str, Any]:
     root = obs.root()
     if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
         entries = set(os.listdir(obs.url))
-        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch", "backgrounds"}:
+        if not entries <= {
+            "receipts",
+            "exposures",
+            "integrations",
+            "documents",
+            "ingest",
+            "scratch",
+            "backgrounds",
+            "lease",
+        }:
             raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
     return root or {}
 
@@ -274,6 +285,7 @@ def opened(
             if session.store is not None and normalise(session.store) != obs.url:
                 raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
+            session.hold(obs)
             obs.mend()
             if isinstance(params, image2.Params):
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
@@ -305,6 +317,7 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     for note in association.notes:
         session.progress.note(note)
     session.progress.note(f"the exposures are those that image2 has calibrated in {obs.url}")
+    session.hold(obs)
     obs.mend()
     _recommit(obs, association_document(association), None)
     return obs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -93,6 +93,29 @@ class Backend:
 
         self._sync(lambda store: store.set(key, Buffer.from_bytes(data)), "write", key)
 
+    def swap(self, key: str, old: bytes | None, new: bytes) -> bool:
+        """Replace a blob if it still is what it was (None = absent); returns whether it was.
+
+        Nobody else's swap comes between on local disk and in object stores; other places cannot promise that.
+        """
+        if is_local(self.url):
+            with _locked(os.path.join(self.url, f"{key}.lock")):
+                return self._swapped(key, old, new)
+        if objects.serves(self.url):
+            try:
+                return objects.swap(objects.object_store(self.url, self.options), key, old, new)
+            except StreamImgError:
+                raise
+            except Exception as error:  # obstore's own
+                raise StoreError(f"cannot write {self.url}/{key}: {reason(error)}") from error
+        return self._swapped(key, old, new)
+
+    def _swapped(self, key: str, old: bytes | None, new: bytes) -> bool:
+        if self.get(key) != old:
+            return False
+        self.put(key, new)
+        return True
+
     def keys(self, prefix: str) -> list[str]:
         """Return the names right under a prefix."""
 
@@ -130,6 +153,24 @@ class Backend:
             raise
         except Exception as error:  # every backend has errors of its own, without a common base
             raise StoreError(f"cannot {verb} {self.url}/{key}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Be the only process of this machine that does this, where the system has such locks (not on Windows)."""
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {reason(error)}") from error
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 class _Ranged:

@@ -143,6 +143,27 @@ def _s3_config(options: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
+def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:
+    """Replace an object if it still is what it was (None = absent); the service sees to it that nobody comes between."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+    try:
+        if old is None:
+            obstore.put(store, key, new, mode="create")
+            return True
+        found = obstore.get(store, key)
+        if bytes(found.bytes()) != old:
+            return False
+        obstore.put(store, key, new, mode={"e_tag": found.meta["e_tag"]}, use_multipart=False)
+        return True
+    except FileNotFoundError:
+        return False
+    except (AlreadyExistsError, PreconditionError):
+        # The answer to a first try may have been lost on its way.
+        return bytes(obstore.get(store, key).bytes()) == new
+
+
 class RemoteObject:
     """One object, of which ranges are read; nearby ranges come with one request.
 

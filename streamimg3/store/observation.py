@@ -233,7 +233,8 @@ class Observation:
             table[i, : len(row)] = np.frombuffer(row, np.uint8)
         array = zarr.create_array(
             self.backend.zarr, name=f"{stack_path(shape, cubes)}/{name}", shape=table.shape, dtype="uint8", fill_value=0,
-            chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True, compressors=_table_codec(),
+            chunks=(1, width), shards=(len(rows), width), dimension_names=("exposure", f"{name}_byte"), overwrite=True,
+            compressors=_table_codec(),
             attributes={"lengths": [len(r) for r in rows], "encoding": "utf-8"},
         )  # fmt: skip
         array[:] = table

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from streamimg3.engine import Outcome, Runner, Task, budget
-from streamimg3.engine import runner as runner_module
 from streamimg3.engine.budget import MIB
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.runner import Progress
@@ -210,7 +209,7 @@ def test_a_task_that_always_kills_its_worker_is_given_up_and_named(ledger: Ledge
 # ---------------------------------------------------------------- errors
 @pytest.mark.parametrize("error", [ValueError, KeyError, ZeroDivisionError])
 def test_an_exception_names_the_task(runner: Runner, ledger: Ledger, error: type[Exception]) -> None:
-    with pytest.raises(TaskError, match=f"task t01 failed: {error.__name__}: .*the reason"):
+    with pytest.raises(TaskError, match=f"task t01 failed 2 times: {error.__name__}: .*the reason"):
         runner.fill(partial(fail, error=error), tasks(3), ledger)
     assert "t01" not in ledger.done()
 
@@ -254,8 +253,8 @@ def test_warm_workers_are_those_that_work() -> None:
     """What was started ahead is used, by one stage after the other."""
     with Runner(workers=2) as runner:
         runner.warm()
-        assert runner._staff is not None
-        started = set(runner._staff[1]._processes)
+        started = runner._staff.pids
+        assert len(started) == 2
         seen = {pid for _ in range(2) for pid in runner.fold(whoami, tasks(6), ())}
         assert seen and seen <= started
 
@@ -263,7 +262,7 @@ def test_warm_workers_are_those_that_work() -> None:
 def test_nothing_is_started_ahead_without_memory_for_it() -> None:
     with Runner(memory=budget.resident() + 120 * MIB, workers=2) as runner:
         runner.warm()
-        assert runner._staff is None
+        assert not runner._staff
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked to give memory back")
@@ -271,10 +270,8 @@ def test_idle_workers_give_back_what_was_freed() -> None:
     """Memory that earlier tasks have freed need not send a worker home."""
     with Runner(workers=2) as runner:
         runner.fold(hold, tasks(8), ())
-        assert runner._staff is not None
-        workers, pool = runner._staff
         before = budget.resident_family()
-        runner_module._trim(pool, workers)
+        runner._staff.trim()
         assert before - budget.resident_family() > 100 * MIB  # each had freed 120 MiB below a block in use
 
 
@@ -290,4 +287,4 @@ def test_a_budget_is_required_without_workers(runner: Runner) -> None:
     runner.require(tasks(3))
     with pytest.raises(BudgetError, match="smallest budget that works"):
         replace(runner, memory=MIB).require(tasks(3))
-    assert runner._staff is None
+    assert not runner._staff
