@@ -14,6 +14,7 @@ from typing import IO, Protocol
 
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute, is_remote
+from streamimg3.store.objects import for_others, retries, timeout
 
 _COPY_BYTES = 1 << 20
 _BLOCK_BYTES = 2 << 20  # one request; bands of several planes take turns, so a few blocks are kept
@@ -66,13 +67,31 @@ def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
     import fsspec
 
     plain = not is_remote(url) or url.startswith(("http://", "https://", "memory://"))
-    booleans = {"true": True, "false": False}
-    wanted = {} if plain else {key: booleans.get(value.lower(), value) for key, value in options.items()}
+    wanted = {} if plain else _meant(options)
+    if url.startswith(("s3://", "s3a://")):
+        wanted = _for_s3(options)
     try:
         found: tuple[FileSystem, str] = fsspec.core.url_to_fs(absolute(url), **wanted)
     except (ImportError, ValueError) as exc:
         raise InputError(f"{url}: cannot be opened ({one_line(exc)}); check the URL or install what it names") from exc
     return found
+
+
+def _meant(options: Mapping[str, str]) -> dict[str, object]:
+    """Options of the service itself, with booleans as such."""
+    booleans = {"true": True, "false": False}
+    return {key: booleans.get(value.lower(), value) for key, value in for_others(options).items()}
+
+
+def _for_s3(options: Mapping[str, str]) -> dict[str, object]:
+    """The options as s3fs wants them: requests are tried again as often, and wait as long, as those of the store."""
+    wanted = _meant(options)
+    region = wanted.pop("region", None)
+    wait = timeout(options)
+    config = {"connect_timeout": min(wait, 10.0), "read_timeout": wait}
+    tries = {"mode": "standard", "max_attempts": 1 + retries(options)}
+    wanted |= {"config_kwargs": {**config, "retries": tries}}
+    return wanted | ({"client_kwargs": {"region_name": region}} if region else {})
 
 
 def missing(urls: Sequence[str], options: Mapping[str, str]) -> list[str]:

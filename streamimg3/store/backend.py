@@ -224,9 +224,9 @@ def _open(url: str, options: Options) -> Store:
         return LocalStore(url)
     try:
         if objects.serves(url):
-            from zarr.storage import ObjectStore
+            from streamimg3.store.zarr_objects import WholeObjects
 
-            return ObjectStore(objects.object_store(url, options))
+            return WholeObjects(objects.object_store(url, options))
         return _open_fsspec(url, dict(options))
     except ImportError as error:
         raise InputError(
