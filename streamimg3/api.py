@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Task
-from streamimg3.engine.budget import share
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
+from streamimg3.forecast import summary
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.pipelines import image2, image3
 from streamimg3.products import export, export_preview, foreseen
@@ -132,27 +131,8 @@ def plan(
             before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
             return {**before, **image2.plan(obs, params)}
         companions.bring(obs, params, session)
-        return image3.plan(obs, params)
-
-
-def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
-    """Return a plan in numbers: tasks, workers, projected and smallest memory (bytes), pixels read and written.
-
-    Raises
-    ------
-    BudgetError
-        If the session's memory cannot hold the tasks.
-    """
-    granted = session.runner("").check(tasks)
-    alone = share(None, 1, [replace(t, nbytes=t.least) for t in tasks])
-
-    def pixels(boxes: Any) -> int:
-        return sum((y1 - y0) * (x1 - x0) for t in tasks for _, (y0, x0, y1, x1) in boxes(t))
-
-    return {
-        "step": step, "tasks": len(tasks), "workers": granted.workers, "projected": granted.projected,
-        "smallest": alone.projected, "pixels_read": pixels(lambda t: t.reads), "pixels_written": pixels(lambda t: t.writes),
-    }  # fmt: skip
+        before = {"ingest": missing.tasks} if missing else {}
+        return {**before, **image3.plan(obs, params)}
 
 
 def run(

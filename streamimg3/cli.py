@@ -121,6 +121,7 @@ def plan(
     offline: Offline = False,
     references: References = "",
     cluster: Cluster = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="time this machine first, on a small field")] = False,
 ) -> None:
     """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
     with Reporter(None, quiet=as_json) as reporter:
@@ -135,20 +136,38 @@ def plan(
             references=references,
             cluster=cluster,
         )
-        _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json)
+        _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json, calibrate)
 
 
-def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool) -> None:
-    rows = [api.summary(step, tasks, session) for step, tasks in plans.items() if tasks]
+def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool, calibrate: bool = False) -> None:
+    from streamimg3.speed import Speed, measure
+
+    speed = measure() if calibrate else Speed.kept()
+    rows = [api.summary(step, tasks, session, speed) for step, tasks in plans.items() if tasks]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         typer.echo(f"{row['step']}: {row['tasks']} tasks, {row['workers']} workers")
-        typer.echo(f"  memory   {show_size(row['projected'])} projected, smallest budget {show_size(row['smallest'])}")
+        typer.echo(
+            f"  memory   {show_size(row['projected'])} projected, {show_size(row['per_worker'])} for each task,"
+            f" smallest budget {show_size(row['smallest'])}"
+        )
         typer.echo(
             f"  pixels   {row['pixels_read'] / 1e6:.1f} Mpix read, {row['pixels_written'] / 1e6:.1f} Mpix written"
         )
+        typer.echo(
+            f"  bytes    about {show_size(row['bytes_read'])} read, {show_size(row['bytes_written'])} written,"
+            f" {row['requests']} requests"
+        )
+        if row["seconds"] is not None:
+            typer.echo(f"  time     about {row['seconds']:.0f} s")
+    smallest = max((row["smallest"] for row in rows), default=0)
+    timed = [row["seconds"] for row in rows]
+    whole = "" if None in timed else f", about {sum(timed):.0f} s"
+    typer.echo(f"in all: smallest budget {show_size(smallest)}{whole}")
+    if speed is None:
+        typer.echo("plan --calibrate times this machine once (a minute), and plans then tell seconds")
 
 
 @app.command()
