@@ -1,10 +1,11 @@
 """Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample|image3|scaling [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
+    python scripts/bench.py resample|image3|scaling|s3|scale [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
 ``scaling`` the whole pipeline on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children
-included; wall time depends on what else the machine does.
+included; ``s3`` this package from and to a local S3 server beside a local run, with requests and bytes; ``scale`` this
+package on up to 216 exposures; wall time depends on what else the machine does.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_cloud import bench_s3, bench_scale
 from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
 from metered import Cost, run_metered
 from parity_cases import FIELDS
@@ -169,6 +171,8 @@ SIDES = {
     "resample": ("peer", "ours", "swarp"),
     "image3": ("peer", "sparse", "ours"),
     "scaling": ("ours",),
+    "s3": ("ours",),
+    "scale": ("ours",),
 }
 
 
@@ -191,7 +195,10 @@ def bench_resample(peer: Peer, setting: Setting, sides: Sequence[str]) -> None:
 def main() -> int:
     """Time what is asked for and print the table; return the exit code."""
     options = arguments()
-    peer = find_peer(options.work.absolute(), options.peer_python)
+    if options.what in ("s3", "scale"):  # nothing of the reference is needed
+        peer = Peer(options.peer_python or Path(sys.executable), options.work.absolute())
+    else:
+        peer = find_peer(options.work.absolute(), options.peer_python)
     folder = peer.work / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     sides = options.sides or SIDES[options.what]
@@ -200,7 +207,11 @@ def main() -> int:
         bench_resample(peer, Setting(association, folder, options.memory, options.workers or 1), sides)
         return 0
     budget = Budget(options.memory, options.workers or 2)
-    if options.what == "scaling":
+    if options.what == "s3":
+        bench_s3(peer, options.preset, budget)
+    elif options.what == "scale":
+        bench_scale(peer, budget)
+    elif options.what == "scaling":
         bench_scaling(peer, sides, budget)
     else:
         print_runs(list(bench_preset(peer, options.preset, sides, budget)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -96,8 +97,7 @@ class Cluster:
 
     def _check_all(self) -> list[int]:
         """Load what tasks need in all workers; returns what each has resident then."""
-        import streamimg3
-
+        ours = _version()
         answers = self._client.run(_ready, self._load, on_error="return")
         for address, answer in answers.items():
             if isinstance(answer, BaseException):
@@ -105,9 +105,9 @@ class Cluster:
                     f"worker {address} cannot load streamimg3 ({type(answer).__name__}: {answer}): install the same"
                     " version there"
                 )
-            if answer[0] != streamimg3.__version__:
+            if answer[0] != ours:
                 raise InputError(
-                    f"worker {address} has streamimg3 {answer[0]}, this is {streamimg3.__version__}: install the same version"
+                    f"worker {address} has streamimg3 {answer[0]}, this is {ours}: install the same version"
                 )
         return [int(floor) for _, floor in answers.values()]
 
@@ -228,11 +228,14 @@ def _settled(load: Callable[[], None]) -> None:
 
 def _ready(load: Callable[[], None]) -> tuple[str, int]:
     """Load what tasks need; returns the package's version and the resident bytes."""
-    import streamimg3
-
     _settled(load)
     give_back()
-    return streamimg3.__version__, resident()
+    return _version(), resident()
+
+
+def _version() -> str:
+    """Version of the package that this module is part of."""
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
 def _remote(load: Callable[[], None], work: Work[T], task: Task) -> Done[T]:

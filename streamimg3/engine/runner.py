@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from streamimg3.engine.budget import (
     MIB,
@@ -26,9 +26,6 @@ from streamimg3.engine.drain import Attempts, Drain, alone
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import BudgetError
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 T = TypeVar("T")
 
@@ -92,8 +89,8 @@ class Runner:
         Worker processes; 1 = everything in this process.
     progress : Progress
         Who is told.
-    executor : Executor, distributed.Client, Cluster or None
-        A ready executor or a Dask client instead of local processes. Workers of a cluster are held to their own memory
+    executor : Executor, Cluster or None
+        A ready executor or a Dask cluster instead of local processes. Workers of a cluster are held to their own memory
         limits; an executor's count as this machine's.
     load : callable
         Loads what the work needs: in every worker when it starts, and in this process when it works alone; a function
@@ -107,7 +104,7 @@ class Runner:
     memory: int | None = None
     workers: int = 1
     progress: Progress = field(default_factory=Progress)
-    executor: Executor | Client | Cluster | None = None
+    executor: Executor | Cluster | None = None
     load: Callable[[], None] = _nothing
     patience: float | None = None
     guard: Callable[[], None] = _nothing
@@ -120,9 +117,8 @@ class Runner:
         self._staff = Staff(self.load)
         if isinstance(self.executor, Executor):
             self._guests = Brought(self.executor, self.workers)
-        elif self.executor is not None:
-            known = isinstance(self.executor, Cluster)
-            self._guests = self.executor if known else Cluster(self.executor, self.load)
+        else:
+            self._guests = self.executor
 
     def check(self, tasks: Sequence[Task]) -> Share:
         """Return how the budget is shared for these tasks.

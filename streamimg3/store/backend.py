@@ -127,8 +127,16 @@ class Backend:
 
     def remove(self, keys: Iterable[str]) -> None:
         """Delete blobs; missing ones are no error."""
-        for key in keys:
-            self._sync(lambda store, key=key: store.delete(key), "delete", key)  # type: ignore[misc]
+        if not objects.serves(self.url):
+            for key in keys:
+                self._sync(lambda store, key=key: store.delete(key), "delete", key)  # type: ignore[misc]
+            return
+        try:
+            objects.remove(objects.object_store(self.url, self.options), list(keys))
+        except StreamImgError:
+            raise
+        except Exception as error:  # obstore's own
+            raise StoreError(f"cannot delete objects in {self.url}: {reason(error)}") from error
 
     def remove_tree(self, prefix: str) -> None:
         """Delete everything under a prefix."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -141,6 +142,15 @@ def _s3_config(options: Mapping[str, str]) -> dict[str, Any]:
         config["skip_signature"] = True
     config.setdefault("region", os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
     return config
+
+
+def remove(store: ObjectStore, keys: Sequence[str]) -> None:
+    """Delete objects, many with one request; missing ones are no error."""
+    import obstore
+
+    if keys:
+        with contextlib.suppress(FileNotFoundError):
+            obstore.delete(store, list(keys))
 
 
 def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:

@@ -15,6 +15,7 @@ import pytest
 import streamimg3
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB
+from streamimg3.engine.cluster import Cluster as Crew
 from streamimg3.engine.cluster import connect
 from streamimg3.engine.receipts import Ledger
 from streamimg3.errors import BudgetError, TaskError
@@ -25,7 +26,7 @@ from tests.engine.test_runner import Listener, fail, fraction, runs, tasks
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from servers import Cluster
+from servers import Cluster  # noqa: E402
 
 pytestmark = pytest.mark.faults
 LIMIT = 400  # MiB
@@ -74,6 +75,10 @@ def eat_once(task: Task, folder: Path) -> dict[str, float]:
     return noted(task, folder)
 
 
+def _nothing() -> None:
+    """There is nothing to be loaded."""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A scheduler and two workers that find these tests."""
@@ -87,7 +92,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def runner(cluster: Cluster) -> Iterator[Runner]:
     """A runner on it."""
     with connect(cluster.address) as client:
-        yield Runner(progress=Listener(), executor=client, patience=8.0)
+        yield Runner(progress=Listener(), executor=Crew(client, _nothing), patience=8.0)
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def test_sums_have_the_same_bits(runner: Runner, cluster: Cluster) -> None:
     assert found.workers == 2 and found.each == 100 * MIB
     found = runner.check([Task("t", 1000 * MIB, 10 * MIB)])
     assert 100 * MIB < found.each < 0.75 * LIMIT * MIB
-    with pytest.raises(BudgetError, match="cannot hold task t: .*memory limit of at least"):
+    with pytest.raises(BudgetError, match=r"cannot hold task t: .*memory limit of at least"):
         runner.check([Task("t", 1000 * MIB, 500 * MIB)])
 
 
@@ -138,7 +143,8 @@ def test_a_worker_that_hangs(runner: Runner, ledger: Ledger, folder: Path) -> No
 def test_a_worker_out_of_memory(cluster: Cluster, ledger: Ledger, folder: Path) -> None:
     """The cluster's nanny ends it; the task runs again, with less."""
     with connect(cluster.address) as client:
-        outcome = Runner(executor=client, progress=Listener()).fill(partial(eat_once, folder=folder), tasks(4), ledger)
+        runner = Runner(executor=Crew(client, _nothing), progress=Listener())
+        outcome = runner.fill(partial(eat_once, folder=folder), tasks(4), ledger)
     assert outcome.tasks_done == 4 and outcome.retried >= 1
     assert set(runs(folder)) == {t.key for t in tasks(4)}
 

@@ -37,7 +37,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     seconds = events[-1]["time"] - events[0]["time"]
     log, folder, rng = tmp_path / "log.jsonl", tmp_path / "run", random.Random("soak")
-    for number in range(KILLS):
+    for _ in range(KILLS):
         process = _start(association, folder, "--log-json", log)
         before = len(log.read_text()) if log.exists() else 0
         while process.poll() is None and (not log.exists() or len(log.read_text()) == before):

