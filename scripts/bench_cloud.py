@@ -17,6 +17,7 @@ from servers import BUCKET, Proxy, Server, find_weed, running
 MIB = 2.0**20
 # Exposures of 256² pixels, three dithers of each pointing, over a field that grows
 SCALE = {"24": (2, 4), "96": (4, 8), "216": (6, 12)}
+READ = ("sci", "nan", "dq", "outlier", "var_poisson", "var_rnoise", "var_flat")  # planes that resample reads
 # Parts of a run; each goes on where the one before has ended
 PARTS = {
     "ingest, alignment": ["--until", "tweakreg"],
@@ -96,6 +97,7 @@ def bench_s3(peer: Peer, preset: str, budget: Budget) -> None:
     local = _local(association, folder, budget)
     with running(folder / "weed", binary) as server:
         runs = [local, *_s3(association, server, folder, budget)]
+        stored = _stored(server)
     line = "{:<28} {:>8} {:>8} {:>9} {:>7}"
     print(line.format("what", "CPU s", "wall s", "peak MiB", "ratio"))
     for run in runs[:2]:
@@ -113,8 +115,21 @@ def bench_s3(peer: Peer, preset: str, budget: Budget) -> None:
         [sys.executable, "-c", _AMPLIFICATION, str(folder / "local.zarr"), str(folder)],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
-    print(f"\nread amplification of resample: {float(asked.stdout):.2f} (chunks read over chunks there are)")
+    received = float(str((next(run.wire for run in runs if run.name == "resample") or {})["received"]))
+    print(
+        f"\nread amplification of resample: {received / stored:.2f} (bytes received over the {stored / 1e6:.0f} MB that its"
+        f" input has), {float(asked.stdout):.2f} by the plan (chunks read over chunks there are)"
+    )
     shutil.rmtree(folder)
+
+
+def _stored(server: Server) -> float:
+    """Bytes of the planes that resample reads, as they are stored."""
+    import obstore
+
+    pages = obstore.list(server.bucket(), "two.zarr/exposures")
+    objects = [item for page in pages for item in page]
+    return float(sum(o["size"] for o in objects if "/c/" in o["path"] and o["path"].split("/")[3] in READ))
 
 
 def _wire(counts: Mapping[str, object]) -> tuple[str, str, str, str]:

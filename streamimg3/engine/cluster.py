@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamimg3.engine.budget import give_back, resident, show_size, steady_allocator
-from streamimg3.engine.crew import Done, Work, WorkerLost, guarded
+from streamimg3.engine.crew import AllBusy, Done, Work, WorkerLost, guarded
 from streamimg3.engine.task import Task
 from streamimg3.errors import InputError, TaskError
 
@@ -82,7 +82,10 @@ class Cluster:
     def _alive(self) -> dict[str, int]:
         """Addresses of workers with their memory limits in bytes, 0 = none; asked for every two seconds at most."""
         if time.monotonic() - self._seen > _LOOK:
-            found = self._client.scheduler_info(n_workers=-1)["workers"]
+            try:
+                found = self._client.scheduler_info(n_workers=-1)["workers"]
+            except (OSError, TimeoutError, RuntimeError, ValueError) as error:
+                raise _gone(str(error) or type(error).__name__) from error
             self._known = {address: int(w["memory_limit"] or 0) for address, w in found.items()}
             self._seen = time.monotonic()
         return {address: limit for address, limit in self._known.items() if address not in self._refused}
@@ -156,7 +159,7 @@ class Cluster:
                 if address not in busy:
                     return address
             if busy:
-                raise WorkerLost("all workers are busy")
+                raise AllBusy
             if time.monotonic() > end:
                 raise TaskError(
                     "the cluster has no workers any more: what is finished is kept; run again when there are some"
@@ -209,6 +212,13 @@ class Cluster:
         """See :class:`streamimg3.engine.crew.Crew`: each worker is for itself."""
         self._seen = 0.0
         return [future]
+
+
+def _gone(why: str) -> TaskError:
+    line = why.splitlines()[0]
+    return TaskError(
+        f"the cluster's scheduler does not answer ({line}): what is finished is kept; run again when it does"
+    )
 
 
 def _told(error: BaseException | None) -> BaseException:

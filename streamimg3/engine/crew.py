@@ -45,6 +45,10 @@ class WorkerLost(Exception):
     """The worker of a task is gone: dead, unreachable, or ended because it hung."""
 
 
+class AllBusy(Exception):
+    """Nobody is free just now, though somebody was expected to be."""
+
+
 class Crew(Protocol):
     """Workers that take one task each at a time."""
 
@@ -61,8 +65,10 @@ class Crew(Protocol):
 
         Raises
         ------
-        WorkerLost
+        AllBusy
             If nobody can take it just now.
+        WorkerLost
+            If the worker that was to take it has died.
         """
 
     def look_after(self, futures: Iterable[Future[Done[Any]]]) -> None:

@@ -9,13 +9,14 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.crew import Crew, Done, TaskFailure, Work, WorkerLost, guarded
+from streamimg3.engine.crew import AllBusy, Crew, Done, TaskFailure, Work, WorkerLost, guarded
 from streamimg3.engine.task import Task
 from streamimg3.errors import TaskError
 
 T = TypeVar("T")
 TRIES = 3  # times that a task may lose its worker, or fail in different ways
 _TICK = 1.0  # seconds between two looks at workers that say nothing
+_FAREWELL = 60.0  # seconds to wait for tasks that are being worked on when the run ends
 _LOST = (WorkerLost, BrokenExecutor, CancelledError, OSError)  # a task's own errors are told otherwise (``guarded``)
 
 
@@ -124,6 +125,7 @@ class Drain(Generic[T]):
     _waiting: deque[Task] = field(default_factory=deque)
     _flying: dict[Future[Done[T]], Task] = field(default_factory=dict)
     _since: dict[Future[Done[T]], float] = field(default_factory=dict)
+    _looked: float = field(default_factory=time.monotonic)
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Done[T]]:
         """Yield what comes back; tasks are handed out in their order.
@@ -139,17 +141,20 @@ class Drain(Generic[T]):
                 self._hand_out()
                 ready, _ = wait(self._flying, timeout=_TICK, return_when=FIRST_COMPLETED)
                 yield from self._taken(ready)
-                if not ready:
-                    self._look_after()
+                self._look_after()
         finally:
             for future in self._flying:
                 future.cancel()
+            wait(self._flying, timeout=_FAREWELL)  # nothing is written any more when the run has ended
 
     def _hand_out(self) -> None:
         while self._waiting and len(self._flying) < self.crew.places:
             task = self._waiting.popleft()
             try:
                 self._flying[self.crew.submit(self.work, task)] = task
+            except AllBusy:
+                self._waiting.appendleft(task)
+                break
             except WorkerLost as error:
                 self._waiting.appendleft(task)
                 self._lose(list(self._flying), str(error), [] if self._flying else [task])
@@ -185,7 +190,10 @@ class Drain(Generic[T]):
         )
 
     def _look_after(self) -> None:
-        """End workers that hang, and find those that are gone."""
+        """End workers that hang, and find those that are gone; once a second."""
+        if time.monotonic() - self._looked < _TICK:
+            return
+        self._looked = time.monotonic()
         if self.patience is not None:
             limit = time.monotonic() - self.patience
             for future in [f for f, start in self._since.items() if start < limit]:
