@@ -15,6 +15,7 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TextIO
 
 _PIECE = 1 << 18
 KINDS = ("error", "slow", "hang", "cut")
@@ -76,6 +77,7 @@ class Proxy:
     def __init__(self, upstream: int, share: float, seed: int, kinds: tuple[str, ...], pause: float) -> None:
         self.upstream, self.share, self.kinds, self.pause = upstream, share, kinds, pause
         self.counts, self._random = Counts(), random.Random(seed)
+        self.log: TextIO | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle one connection of a client."""
@@ -134,6 +136,8 @@ class Proxy:
         if method != "HEAD" and status not in (204, 304):
             self.counts.received += await _pump(early, server[0], client[1], early.length // 2 if cut else None)
         await client[1].drain()
+        if self.log is not None:
+            print(method, head.first.split(" ")[1], status, early.length, file=self.log, flush=True)
         return early.headers.get("connection", "").lower() != "close"
 
 
@@ -186,6 +190,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size
 
 async def _main(options: argparse.Namespace) -> None:
     proxy = Proxy(options.upstream, options.faults, options.seed, tuple(options.kinds), options.pause)
+    proxy.log = open(options.log, "a") if options.log else None  # noqa: SIM115 (to the end)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
@@ -199,6 +204,7 @@ def main() -> int:
     parser.add_argument("--faults", type=float, default=0.0, help="share of requests that are disturbed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--log", help="file for one line per request: method, path, status, bytes of the answer")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds that a slow answer takes longer")
     try:
         asyncio.run(_main(parser.parse_args()))

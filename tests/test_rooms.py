@@ -53,7 +53,7 @@ HOUSE = {
     # a step never imports another step; the pieces that steps are made of are modules that any step may use
     "stages": room(f"geometry sky kernels store engine {PIECES}", "numpy", itself=False),
     "pipelines": room("stages store engine"),
-    "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore s3fs yaml"),
+    "formats": room("geometry sky store", "numpy scipy astropy gwcs asdf fsspec obstore yaml"),
     "report": room("geometry sky store", "numpy matplotlib jinja2"),
 }
 FREE = {
@@ -241,7 +241,7 @@ ALLOWED = [
     ),
     ("stages/skymatch.py", "from streamimg3.stages import layers\nfrom streamimg3.engine import Task"),
     ("pipelines/image3.py", "from streamimg3.stages import resample\nfrom streamimg3.store import Observation"),
-    ("formats/ingest.py", "from streamimg3.formats.sources import Source\nimport s3fs, yaml, gwcs"),
+    ("formats/ingest.py", "from streamimg3.formats.sources import Source\nimport obstore, yaml, gwcs"),
     ("cli.py", "import typer, rich\nfrom streamimg3 import api\nfrom streamimg3.stages import resample"),
     ("api.py", "from streamimg3.formats import ingest"),
 ]

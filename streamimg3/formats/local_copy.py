@@ -14,7 +14,9 @@ from typing import IO, Protocol
 
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute, is_remote
-from streamimg3.store.objects import for_others, retries, timeout
+from streamimg3.formats.ranged_file import open_ranged
+from streamimg3.store.backend import freeze
+from streamimg3.store.objects import for_others, serves, settings
 
 _COPY_BYTES = 1 << 20
 _BLOCK_BYTES = 2 << 20  # one request; bands of several planes take turns, so a few blocks are kept
@@ -67,31 +69,25 @@ def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
     import fsspec
 
     plain = not is_remote(url) or url.startswith(("http://", "https://", "memory://"))
-    wanted = {} if plain else _meant(options)
-    if url.startswith(("s3://", "s3a://")):
-        wanted = _for_s3(options)
     try:
+        if serves(url):
+            return _of_objects(url, options)
+        booleans = {"true": True, "false": False}
+        wanted = {} if plain else {k: booleans.get(v.lower(), v) for k, v in for_others(options).items()}
         found: tuple[FileSystem, str] = fsspec.core.url_to_fs(absolute(url), **wanted)
     except (ImportError, ValueError) as exc:
         raise InputError(f"{url}: cannot be opened ({one_line(exc)}); check the URL or install what it names") from exc
     return found
 
 
-def _meant(options: Mapping[str, str]) -> dict[str, object]:
-    """Options of the service itself, with booleans as such."""
-    booleans = {"true": True, "false": False}
-    return {key: booleans.get(value.lower(), value) for key, value in for_others(options).items()}
+def _of_objects(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
+    """An object store as a file system, for looking around in; files are read and written elsewhere."""
+    from obstore.fsspec import FsspecStore
 
-
-def _for_s3(options: Mapping[str, str]) -> dict[str, object]:
-    """The options as s3fs wants them: requests are tried again as often, and wait as long, as those of the store."""
-    wanted = _meant(options)
-    region = wanted.pop("region", None)
-    wait = timeout(options)
-    config = {"connect_timeout": min(wait, 10.0), "read_timeout": wait}
-    tries = {"mode": "standard", "max_attempts": 1 + retries(options)}
-    wanted |= {"config_kwargs": {**config, "retries": tries}}
-    return wanted | ({"client_kwargs": {"region_name": region}} if region else {})
+    protocol, _, path = url.partition("://")
+    names = {"s3a": "s3", "gcs": "gs"}
+    fs: FileSystem = FsspecStore(names.get(protocol, protocol), **settings(url, freeze(dict(options))))
+    return fs, path
 
 
 def missing(urls: Sequence[str], options: Mapping[str, str]) -> list[str]:
@@ -198,7 +194,9 @@ def open_seekable(url: str, options: Mapping[str, str]) -> Iterator[IO[bytes]]:
 def _opened(url: str, options: Mapping[str, str]) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         with _named(url):
-            if is_remote(url):
+            if serves(url):
+                stream: IO[bytes] = stack.enter_context(open_ranged(url, options))
+            elif is_remote(url):
                 fs, path = filesystem(url, options)
                 keep = {"maxblocks": _BLOCKS_KEPT}
                 opened = fs.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options=keep)

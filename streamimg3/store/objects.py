@@ -97,20 +97,34 @@ def object_store(url: str, options: Options) -> ObjectStore:
     InputError
         If an option is unknown or obstore is not installed.
     """
-    given = dict(options)
     try:
         from obstore.store import S3Store, from_url
     except ImportError as error:
         raise InputError(
             f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'"
         ) from error
-    how = _patience(given)
+    how = settings(url, options)
     if url.startswith(("s3://", "s3a://")):
-        config = _s3_config(given)
-        how["client_options"]["allow_http"] = str(config.get("endpoint", "")).startswith("http://")
-        return S3Store.from_url(url.replace("s3a://", "s3://", 1), config=config, **how)
-    found: Any = from_url(url, config=for_others(given), **how)
+        return S3Store.from_url(url.replace("s3a://", "s3://", 1), **how)
+    found: Any = from_url(url, **how)
     return found  # type: ignore[no-any-return]
+
+
+def settings(url: str, options: Options) -> dict[str, Any]:
+    """Return configuration, client options and retries in obstore's words.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown.
+    """
+    given = dict(options)
+    how = _patience(given)
+    how["config"] = for_others(given)
+    if url.startswith(("s3://", "s3a://")):
+        how["config"] = _s3_config(given)
+        how["client_options"]["allow_http"] = str(how["config"].get("endpoint", "")).startswith("http://")
+    return how
 
 
 def _patience(options: Mapping[str, str]) -> dict[str, Any]:
