@@ -120,6 +120,9 @@ class Session:
             leases, self._leases = self._leases, None
             for lease in leases.values():
                 lease.give_back()
+            if isinstance(self.cluster, str) and isinstance(self._crew, Cluster):
+                self._crew.close()
+                self._crew = None
 
     def hold(self, obs: Observation) -> None:
         """Be the only run that writes to a store, until the end of :meth:`writing`.

@@ -114,6 +114,10 @@ class Cluster:
                 )
         return [int(floor) for _, floor in answers.values()]
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
     def describe(self) -> str:
         """Return what there is in words."""
         workers = self._workers(_CONNECT)
@@ -187,8 +191,7 @@ class Cluster:
             )
         alive = self._alive()
         for future in futures:
-            address, _ = self._busy[future]
-            if address not in alive:
+            if not future.done() and (address := self._busy[future][0]) not in alive:
                 self._lose(future, f"worker {address} is gone")
         self._busy = {f: entry for f, entry in self._busy.items() if not f.done()}
 
