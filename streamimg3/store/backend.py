@@ -84,7 +84,7 @@ class Backend:
         if is_local(self.url):
             return LocalObject(os.path.join(self.url, key))
         if objects.serves(self.url):
-            return objects.RemoteObject(objects.object_store(self.url, self.options), key)
+            return objects.RemoteObject(self.url, self.options, key)
         return _Ranged(self.zarr, key)
 
     def put(self, key: str, data: bytes) -> None:

@@ -10,8 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from streamimg3.errors import InputError
+from streamimg3.store.recent import Fetched, recent
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ObjectStore
 
 Options = tuple[tuple[str, str], ...]
@@ -189,41 +191,61 @@ def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:
 
 
 class RemoteObject:
-    """One object, of which ranges are read; nearby ranges come with one request, small objects whole.
+    """One object, of which ranges are read; nearby ranges come with one request, small objects whole, recent parts not again.
 
     Parameters
     ----------
-    store : ObjectStore
-        From :func:`object_store`.
+    url : str
+        Of the folder that :func:`object_store` opens.
+    options : tuple of (str, str)
+        Its options.
     key : str
-        Its name below the store's URL.
+        Name below the URL.
     """
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
-        self._store, self._key = store, key
-        self._end = (0, b"")  # what was fetched with the end of the object: where it begins, and the bytes
+    def __init__(self, url: str, options: Options, key: str) -> None:
+        self._store, self._key = object_store(url, options), key
+        self._name = url, key
+        self._known: Fetched | None = None
 
     def tail(self, nbytes: int) -> bytes | None:
         """Return the last bytes, or None if there is no such object."""
         import obstore
+        from obstore.exceptions import NotModifiedError
 
+        self._known = recent().get(self._name)
+        wanted: GetOptions = {"range": {"suffix": max(nbytes, GAP)}}
+        if self._known is not None:
+            wanted["if_none_match"] = self._known.tag
         try:
-            found = obstore.get(self._store, self._key, options={"range": {"suffix": max(nbytes, GAP)}})
-            self._end = (found.range[0], bytes(found.bytes()))
+            found = obstore.get(self._store, self._key, options=wanted)
+            self._known = Fetched(found.meta["e_tag"] or "", found.range[0], bytes(found.bytes()))
+            if self._known.tag:
+                recent().put(self._name, self._known)
+        except NotModifiedError:
+            pass
         except FileNotFoundError:
+            recent().drop(self._name)
             return None
-        return self._end[1][-nbytes:]
+        assert self._known is not None
+        return self._known.end[-nbytes:]
 
     def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes of some ranges ``(start, end)``."""
+        """Return the bytes of some ranges ``(start, end)``; to be called after :meth:`tail`."""
         import obstore
 
-        first, data = self._end
-        asked = [span for span in spans if span[0] < first]
-        starts, ends = [s for s, _ in asked], [e for _, e in asked]
-        found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP) if asked else []
-        fetched = dict(zip(asked, map(bytes, found), strict=True))
-        return [fetched.get(span) or data[span[0] - first : span[1] - first] for span in spans]
+        known = self._known
+        assert known is not None
+        parts = {s: known.end[s[0] - known.first : s[1] - known.first] for s in spans if s[0] >= known.first}
+        parts |= {s: known.spans[s] for s in spans if s in known.spans}
+        asked = [s for s in spans if s not in parts]
+        if asked:
+            starts, ends = [s for s, _ in asked], [e for _, e in asked]
+            found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP)
+            fetched = dict(zip(asked, map(bytes, found), strict=True))
+            recent().add(self._name, known.tag, fetched)
+            parts |= fetched
+        return [parts[s] for s in spans]
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -118,6 +118,13 @@ class Observation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Zarr remarks that consolidated metadata are not in the v3 core
             zarr.consolidate_metadata(self.backend.zarr)
+        node = json.loads(self.backend.get("zarr.json") or b"{}")
+        known = node["consolidated_metadata"]["metadata"]
+        passing = [path for path in known if path.split("/")[0] == "scratch"]
+        for path in passing:  # it will be gone when somebody reads this
+            del known[path]
+        if passing:
+            self.backend.put("zarr.json", json.dumps(node).encode())
 
     def mend(self) -> None:
         """Gather the metadata again if a run was killed between its last array and that."""

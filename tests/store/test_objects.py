@@ -22,18 +22,54 @@ from streamimg3.store.objects import (
     swap,
     timeout,
 )
+from streamimg3.store.recent import Recent
 
 
-@pytest.mark.parametrize("size", [100, GAP, GAP + 1, 5 * GAP])
-def test_ranges(size: int) -> None:
-    """Of small objects and of large ones, with and without what came with the end."""
-    store, data = MemoryStore(), np.random.default_rng(size).bytes(size)
-    obstore.put(store, "a/b", data)
-    found = RemoteObject(store, "a/b")
-    assert found.tail(20) == data[-20:]
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """An object store in memory, in place of the one that a URL names, and nothing fetched before."""
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "object_store", lambda url, options: store)
+    kept = Recent(most=4 * GAP)
+    monkeypatch.setattr(objects, "recent", lambda: kept)
+    return store
+
+
+@pytest.mark.parametrize("size", [100, GAP, GAP + 1, 9 * GAP])
+def test_ranges(memory: MemoryStore, size: int) -> None:
+    """Of small objects and of large ones, with and without what came with the end or was fetched before."""
+    data = np.random.default_rng(size).bytes(size)
+    obstore.put(memory, "a/b", data)
     spans = [(0, 10), (5, size // 2), (size - 30, size), (size // 3, size // 3 + 7)]
-    assert found.ranges(spans) == [data[start:end] for start, end in spans]
-    assert RemoteObject(store, "a/c").tail(20) is None
+    for _ in range(3):
+        found = RemoteObject("s3://b", (), "a/b")
+        assert found.tail(20) == data[-20:]
+        assert found.ranges(spans) == [data[start:end] for start, end in spans]
+    assert RemoteObject("s3://b", (), "a/c").tail(20) is None
+
+
+def test_what_was_fetched_is_not_fetched_again(memory: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the object has changed, or too much has been fetched since."""
+    asked: list[int] = []
+    get_ranges = obstore.get_ranges
+    monkeypatch.setattr(obstore, "get_ranges", lambda *a, **k: asked.append(1) or get_ranges(*a, **k))
+
+    def read(key: str) -> bytes:
+        found = RemoteObject("s3://b", (), key)
+        found.tail(20)
+        return found.ranges([(0, GAP)])[0]
+
+    old, new = (np.random.default_rng(seed).bytes(3 * GAP) for seed in (1, 2))
+    obstore.put(memory, "a", old)
+    assert read("a") == read("a") == old[:GAP] and len(asked) == 1
+    obstore.put(memory, "a", new)
+    assert read("a") == read("a") == new[:GAP] and len(asked) == 2
+    obstore.put(memory, "b", old)
+    obstore.put(memory, "c", old)
+    assert read("b") == read("c") == old[:GAP] and len(asked) == 4
+    assert read("a") == new[:GAP] and len(asked) == 5  # it had to make room
+    obstore.delete(memory, "a")
+    assert RemoteObject("s3://b", (), "a").tail(20) is None
 
 
 def test_a_swap_takes_place_once() -> None:
