@@ -7,22 +7,25 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute, is_remote
 from streamimg3.formats.ranged_file import open_ranged
 from streamimg3.store.backend import freeze
-from streamimg3.store.objects import for_others, serves, settings
+from streamimg3.store.objects import again, for_others, serves, settings
 
 _COPY_BYTES = 1 << 20
 _BLOCK_BYTES = 2 << 20  # one request; bands of several planes take turns, so a few blocks are kept
 _BLOCKS_KEPT = 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHER_PACKERS = {b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"\x1f\x9d": "compress"}
+
+
+T = TypeVar("T")
 
 
 class FileSystem(Protocol):
@@ -90,6 +93,11 @@ def _of_objects(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
     return fs, path
 
 
+def _asked(url: str, options: Mapping[str, str], call: Callable[[], T]) -> T:
+    """Ask a file system; an object store again after passing troubles."""
+    return again(call, freeze(dict(options))) if serves(url) else call()
+
+
 def missing(urls: Sequence[str], options: Mapping[str, str]) -> list[str]:
     """Return those of `urls` that do not exist; remote ones are asked for in parallel."""
     with ThreadPoolExecutor(max_workers=16) as pool:
@@ -109,21 +117,22 @@ def exists(url: str, options: Mapping[str, str]) -> bool:
         return os.path.exists(absolute(url))
     fs, path = filesystem(url, options)
     with _named(url):
-        return fs.exists(path)
+        return _asked(url, options, lambda: fs.exists(path))
 
 
 def files_in(url: str, options: Mapping[str, str]) -> list[str] | None:
     """Return the URLs of what a folder holds, or None if `url` is not a folder."""
     fs, path = filesystem(url, options)
     with _named(url):
-        return [_whole(fs, hit, url) for hit in fs.ls(path, detail=False)] if fs.isdir(path) else None
+        found = _asked(url, options, lambda: fs.ls(path, detail=False) if fs.isdir(path) else None)
+        return None if found is None else [_whole(fs, hit, url) for hit in found]
 
 
 def matching(url: str, options: Mapping[str, str]) -> list[str]:
     """Return the URLs of the files that match a glob pattern."""
     fs, path = filesystem(url, options)
     with _named(url):
-        return [_whole(fs, hit, url) for hit in fs.glob(path)]
+        return [_whole(fs, hit, url) for hit in _asked(url, options, lambda: fs.glob(path))]
 
 
 def _whole(fs: FileSystem, path: str, url: str) -> str:
@@ -139,7 +148,7 @@ def read_text(url: str, options: Mapping[str, str]) -> str:
         If the file is missing, cannot be read, or is not text.
     """
     fs, path = filesystem(url, options)
-    with _named(url), fs.open(path, "rb") as stream:
+    with _named(url), open_ranged(url, options) if serves(url) else fs.open(path, "rb") as stream:
         raw = stream.read()
     try:
         return raw.decode("utf-8-sig")

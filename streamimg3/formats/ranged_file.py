@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from streamimg3.store.backend import freeze
-from streamimg3.store.objects import object_store
+from streamimg3.store.objects import again, object_store
 
 _BUFFER = 2**18  # a header, or a few; more would be read for nothing at the head of each plane
 
@@ -20,8 +20,9 @@ class _Ranges(io.RawIOBase):
     def __init__(self, folder: str, name: str, options: Mapping[str, str]) -> None:
         import obstore
 
-        self._store, self.name = object_store(folder, freeze(dict(options))), name
-        self._size = int(obstore.head(self._store, name)["size"])
+        self._options = freeze(dict(options))
+        self._store, self.name = object_store(folder, self._options), name
+        self._size = int(again(lambda: obstore.head(self._store, name), self._options)["size"])
         self._at = 0
 
     def readable(self) -> bool:
@@ -51,7 +52,7 @@ class _Ranges(io.RawIOBase):
         count = end - self._at
         if count <= 0:
             return 0
-        found = obstore.get_range(self._store, self.name, start=self._at, end=end)
+        found = again(lambda: obstore.get_range(self._store, self.name, start=self._at, end=end), self._options)
         target[:count] = memoryview(found)
         self._at = end
         return count

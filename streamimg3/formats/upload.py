@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from streamimg3.store.backend import freeze
-from streamimg3.store.objects import object_store
+from streamimg3.store.objects import again, object_store
 
 PART = 16 * 2**20  # bytes of one part; 10,000 parts at most, so products up to 160 GB
 _WAIT = 1.0  # seconds between two looks whether the upload still goes on
@@ -15,6 +15,10 @@ _WAIT = 1.0  # seconds between two looks whether the upload still goes on
 
 class _Discarded(Exception):
     """The upload is not wanted any more."""
+
+
+class _Broken(Exception):
+    """An upload that cannot be begun again."""
 
 
 class Upload:
@@ -32,10 +36,11 @@ class Upload:
 
     def __init__(self, url: str, options: Mapping[str, str]) -> None:
         folder, _, self._name = url.rpartition("/")
-        self._store = object_store(folder, freeze(dict(options)))
+        self._options = freeze(dict(options))
+        self._store = object_store(folder, self._options)
         self._first = bytearray()
         self._pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=1)
-        self._unwanted = False
+        self._unwanted = self._begun = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -71,14 +76,27 @@ class Upload:
     def _send(self) -> None:
         import obstore
 
-        try:
+        def send() -> None:
             # One part at a time beside the one being filled; an error in the pieces makes obstore abort the upload.
-            obstore.put(self._store, self._name, self._given(), chunk_size=PART, max_concurrency=1, use_multipart=True)
+            try:
+                obstore.put(
+                    self._store, self._name, self._given(), chunk_size=PART, max_concurrency=1, use_multipart=True
+                )
+            except Exception as error:
+                if self._begun:  # pieces have been taken, and are gone
+                    raise _Broken from error
+                raise
+
+        try:
+            again(send, self._options)
+        except _Broken as error:
+            self._error = error.__cause__
         except BaseException as error:
             self._error = error
 
     def _given(self) -> Iterator[bytes]:
         while (piece := self._pieces.get()) is not None:
+            self._begun = True
             yield piece
         if self._unwanted:
             raise _Discarded
@@ -88,7 +106,8 @@ class Upload:
         import obstore
 
         if self._thread is None:
-            obstore.put(self._store, self._name, bytes(self._first), use_multipart=False)
+            whole = bytes(self._first)
+            again(lambda: obstore.put(self._store, self._name, whole, use_multipart=False), self._options)
             return
         self._hand_over(None)
         self._thread.join()

@@ -103,7 +103,8 @@ class Backend:
                 return self._swapped(key, old, new)
         if objects.serves(self.url):
             try:
-                return objects.swap(objects.object_store(self.url, self.options), key, old, new)
+                store = objects.object_store(self.url, self.options)
+                return objects.again(lambda: objects.swap(store, key, old, new), self.options)
             except StreamImgError:
                 raise
             except Exception as error:  # obstore's own
@@ -132,7 +133,8 @@ class Backend:
                 self._sync(lambda store, key=key: store.delete(key), "delete", key)  # type: ignore[misc]
             return
         try:
-            objects.remove(objects.object_store(self.url, self.options), list(keys))
+            store, names = objects.object_store(self.url, self.options), list(keys)
+            objects.again(lambda: objects.remove(store, names), self.options)
         except StreamImgError:
             raise
         except Exception as error:  # obstore's own
@@ -234,7 +236,9 @@ def _open(url: str, options: Options) -> Store:
         if objects.serves(url):
             from streamimg3.store.zarr_objects import WholeObjects
 
-            return WholeObjects(objects.object_store(url, options))
+            store = WholeObjects(objects.object_store(url, options))
+            store.tries = objects.retries(dict(options))
+            return store
         return _open_fsspec(url, dict(options))
     except ImportError as error:
         raise InputError(

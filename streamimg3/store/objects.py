@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamimg3.errors import InputError
 from streamimg3.store.recent import Fetched, recent
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 Options = tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 # Bytes between two ranges that are fetched rather than asked for apart
 GAP = 2**16
@@ -160,6 +163,26 @@ def _s3_config(options: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
+def again(call: Callable[[], T], options: Options) -> T:
+    """Call something that asks an object store, again after passing troubles that obstore does not try again by itself.
+
+    Those are answers that break off, and requests without answer that change something; only what may be repeated is to
+    be called so.
+    """
+    from obstore.exceptions import GenericError
+
+    given, begun, pause = dict(options), time.monotonic(), _FIRST
+    for _ in range(retries(given)):
+        try:
+            return call()
+        except GenericError:
+            if time.monotonic() - begun > _PATIENCE:
+                raise
+        time.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(2 * pause, _LONGEST)
+    return call()
+
+
 def remove(store: ObjectStore, keys: Sequence[str]) -> None:
     """Delete objects, many with one request; missing ones are no error."""
     import obstore
@@ -170,7 +193,10 @@ def remove(store: ObjectStore, keys: Sequence[str]) -> None:
 
 
 def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:
-    """Replace an object if it still is what it was (None = absent); the service sees to it that nobody comes between."""
+    """Replace an object if it still is what it was (None = absent); the service sees to it that nobody comes between.
+
+    Called again after the answer was lost, it finds its own object and says so.
+    """
     import obstore
     from obstore.exceptions import AlreadyExistsError, PreconditionError
 
@@ -179,14 +205,15 @@ def swap(store: ObjectStore, key: str, old: bytes | None, new: bytes) -> bool:
             obstore.put(store, key, new, mode="create")
             return True
         found = obstore.get(store, key)
-        if bytes(found.bytes()) != old:
-            return False
+        there = bytes(found.bytes())
+        if there != old:
+            return there == new
         obstore.put(store, key, new, mode={"e_tag": found.meta["e_tag"]}, use_multipart=False)
         return True
     except FileNotFoundError:
         return False
     except (AlreadyExistsError, PreconditionError):
-        # The answer to a first try may have been lost on its way.
+        # A first try may have been successful, and its answer lost.
         return bytes(obstore.get(store, key).bytes()) == new
 
 
@@ -205,12 +232,11 @@ class RemoteObject:
 
     def __init__(self, url: str, options: Options, key: str) -> None:
         self._store, self._key = object_store(url, options), key
-        self._name = url, key
+        self._name, self._options = (url, key), options
         self._known: Fetched | None = None
 
     def tail(self, nbytes: int) -> bytes | None:
         """Return the last bytes, or None if there is no such object."""
-        import obstore
         from obstore.exceptions import NotModifiedError
 
         self._known = recent().get(self._name)
@@ -218,8 +244,7 @@ class RemoteObject:
         if self._known is not None:
             wanted["if_none_match"] = self._known.tag
         try:
-            found = obstore.get(self._store, self._key, options=wanted)
-            self._known = Fetched(found.meta["e_tag"] or "", found.range[0], bytes(found.bytes()))
+            self._known = again(lambda: self._fetched(wanted), self._options)
             if self._known.tag:
                 recent().put(self._name, self._known)
         except NotModifiedError:
@@ -229,6 +254,12 @@ class RemoteObject:
             return None
         assert self._known is not None
         return self._known.end[-nbytes:]
+
+    def _fetched(self, wanted: GetOptions) -> Fetched:
+        import obstore
+
+        found = obstore.get(self._store, self._key, options=wanted)
+        return Fetched(found.meta["e_tag"] or "", found.range[0], bytes(found.bytes()))
 
     def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of some ranges ``(start, end)``; to be called after :meth:`tail`."""
@@ -241,7 +272,10 @@ class RemoteObject:
         asked = [s for s in spans if s not in parts]
         if asked:
             starts, ends = [s for s, _ in asked], [e for _, e in asked]
-            found = obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP)
+            found = again(
+                lambda: obstore.get_ranges(self._store, self._key, starts=starts, ends=ends, coalesce=GAP),
+                self._options,
+            )
             fetched = dict(zip(asked, map(bytes, found), strict=True))
             recent().add(self._name, known.tag, fetched)
             parts |= fetched

@@ -104,9 +104,17 @@ def test_a_flipped_byte_is_named(server: Server, association: str) -> None:
     assert "flip.zarr/documents/resample.json" not in server.keys("flip.zarr/documents")
 
 
-def test_uploads_that_are_cut_off(server: Server, proxy: Proxy, field: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def cutting(server: Server) -> Iterator[Proxy]:
+    """Stands before the server, and will break off what goes through it."""
+    made = Proxy(server.ports["s3.port"], "--kinds", "cut")
+    yield made
+    made.close()
+
+
+def test_uploads_that_are_cut_off(server: Server, cutting: Proxy, field: Path, tmp_path: Path) -> None:
     """Every upload breaks off in the middle: one line, nothing published; afterwards the products are whole."""
-    proxy.disturb(0.0)
+    proxy = cutting
     log = tmp_path / "log.jsonl"
     line = [
         sys.executable, "-m", "streamimg3", "run", "image3", str(field), "--store", str(tmp_path / "x.zarr"),
