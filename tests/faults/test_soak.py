@@ -17,7 +17,7 @@ pytestmark = pytest.mark.faults
 
 KILLS = 20
 # Products are written anew by every run, and what only adds up has no receipts: both take no pixels from anywhere else
-_AGAIN = ("export", "outlier_detection-count", "tweakreg-wcs")
+_AGAIN = ("export", "outlier_detection-weights", "outlier_detection-count", "tweakreg-wcs")
 
 
 def _finished(log: Path) -> Counter[tuple[str, str]]:
