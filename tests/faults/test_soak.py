@@ -16,7 +16,7 @@ from tests.faults.test_kill_image3 import _result, _start
 pytestmark = pytest.mark.faults
 
 KILLS = 20
-# Products are written anew by every run, and what only adds up has no receipts: both take no pixels from anywhere else
+# Products are written anew by every run, and tasks whose values only add up leave no receipts
 _AGAIN = ("export", "outlier_detection-weights", "outlier_detection-count", "tweakreg-wcs")
 
 
