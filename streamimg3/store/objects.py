@@ -33,7 +33,7 @@ _S3_NAMES = {
 }
 _OWN = ("retries", "timeout")  # options that are no business of any service
 _RETRIES, _TIMEOUT = 8, 60.0
-_FIRST, _LONGEST, _PATIENCE = 0.2, 10.0, 150.0  # seconds: first pause, longest pause, after which no more is tried
+FIRST, LONGEST, PATIENCE = 0.2, 10.0, 150.0  # seconds: first pause, longest pause, after which no more is tried
 
 
 def serves(url: str) -> bool:
@@ -134,13 +134,13 @@ def settings(url: str, options: Options) -> dict[str, Any]:
 
 def _patience(options: Mapping[str, str]) -> dict[str, Any]:
     """Back-off, limits and time-outs in obstore's words."""
-    pause = {"init_backoff": timedelta(seconds=_FIRST), "max_backoff": timedelta(seconds=_LONGEST), "base": 2}
+    pause = {"init_backoff": timedelta(seconds=FIRST), "max_backoff": timedelta(seconds=LONGEST), "base": 2}
     limit = timedelta(seconds=timeout(options))
     return {
         "retry_config": {
             "max_retries": retries(options),
             "backoff": pause,
-            "retry_timeout": timedelta(seconds=_PATIENCE),
+            "retry_timeout": timedelta(seconds=PATIENCE),
         },
         "client_options": {"timeout": limit, "connect_timeout": min(limit, timedelta(seconds=10))},
     }
@@ -171,15 +171,15 @@ def again(call: Callable[[], T], options: Options) -> T:
     """
     from obstore.exceptions import GenericError
 
-    given, begun, pause = dict(options), time.monotonic(), _FIRST
+    given, begun, pause = dict(options), time.monotonic(), FIRST
     for _ in range(retries(given)):
         try:
             return call()
         except GenericError:
-            if time.monotonic() - begun > _PATIENCE:
+            if time.monotonic() - begun > PATIENCE:
                 raise
         time.sleep(pause * random.uniform(0.5, 1.0))
-        pause = min(2 * pause, _LONGEST)
+        pause = min(2 * pause, LONGEST)
     return call()
 
 

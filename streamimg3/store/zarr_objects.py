@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from zarr.storage import ObjectStore
 
+from streamimg3.store.objects import FIRST, LONGEST, PATIENCE
+
 if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 T = TypeVar("T")
 
@@ -25,12 +29,17 @@ class WholeObjects(ObjectStore):  # type: ignore[type-arg]
 
     tries = 8  # how often something is asked again
 
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Read an object or a part of it; see :class:`zarr.abc.store.Store`."""
+        return await self._again(lambda: super(WholeObjects, self).get(key, prototype, byte_range))
+
     async def set(self, key: str, value: Buffer) -> None:
         """Write an object; see :class:`zarr.abc.store.Store`."""
         import obstore
 
         self._check_writable()
-        await obstore.put_async(self.store, key, value.as_buffer_like(), use_multipart=False)
+        data = value.as_buffer_like()
+        await self._again(lambda: obstore.put_async(self.store, key, data, use_multipart=False))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write an object that is not there yet; see :class:`zarr.abc.store.Store`."""
@@ -69,11 +78,13 @@ class WholeObjects(ObjectStore):  # type: ignore[type-arg]
     async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
         from obstore.exceptions import GenericError
 
-        pause = 0.2
+        begun, pause = time.monotonic(), FIRST
         for _ in range(self.tries):
             try:
                 return await call()
             except GenericError:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, 10.0)
+                if time.monotonic() - begun > PATIENCE:
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST)
         return await call()
