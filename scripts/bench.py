@@ -1,11 +1,13 @@
 """Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample|image3|scaling|s3|scale [--preset c] [--peer-python PATH] [--work DIR] [--sides peer ours ...]
+    python scripts/bench.py resample|image2|image3|coron3|tso3|scaling|s3|scale [--preset c] [--peer-python PATH]
+                            [--work DIR] [--sides peer ours ...]
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
-``scaling`` the whole pipeline on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children
-included; ``s3`` this package from and to a local S3 server beside a local run, with requests and bytes; ``scale`` this
-package on up to 216 exposures; wall time depends on what else the machine does.
+``image2`` likewise on full detectors; ``coron3`` its klip step; ``tso3`` two long time series, step by step; ``scaling``
+image3 on 6, 24 and 96 exposures of a growing mosaic; ``s3`` this package from and to a local S3 server beside a local
+run, with requests and bytes; ``scale`` this package on up to 216 exposures. CPU seconds are user + system, children
+included; wall time depends on what else the machine does.
 """
 
 import argparse
@@ -17,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_cloud import bench_s3, bench_scale
+from bench_coron3 import bench_coron3
+from bench_image2 import bench_image2, print_image2
 from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
+from bench_tso3 import bench_tso3
 from metered import Cost, run_metered
 from parity_cases import FIELDS
 from peer import Peer, Value, environment, find_peer, make_field, our_command, run_peer, the_product
@@ -169,7 +174,10 @@ def arguments() -> argparse.Namespace:
 
 SIDES = {
     "resample": ("peer", "ours", "swarp"),
+    "image2": ("peer", "ours"),
     "image3": ("peer", "sparse", "ours"),
+    "coron3": ("peer", "ours"),
+    "tso3": ("peer", "ours"),
     "scaling": ("ours",),
     "s3": ("ours",),
     "scale": ("ours",),
@@ -206,6 +214,10 @@ def main() -> int:
         association = make_field(peer, FIELDS[options.preset])
         bench_resample(peer, Setting(association, folder, options.memory, options.workers or 1), sides)
         return 0
+    if options.what == "coron3":
+        return 0 if bench_coron3(peer, options.memory, options.workers or 1) else 1
+    if options.what == "tso3":
+        return 0 if bench_tso3(peer, options.memory, options.workers or 1) else 1
     budget = Budget(options.memory, options.workers or 2)
     if options.what == "s3":
         bench_s3(peer, options.preset, budget)
@@ -213,6 +225,8 @@ def main() -> int:
         bench_scale(peer, budget)
     elif options.what == "scaling":
         bench_scaling(peer, sides, budget)
+    elif options.what == "image2":
+        print_image2(bench_image2(peer, sides, budget))
     else:
         print_runs(list(bench_preset(peer, options.preset, sides, budget)))
     return 0

@@ -286,7 +286,11 @@ def _compare_tables(ours: fits.BinTableHDU, theirs: fits.BinTableHDU) -> Iterato
 
 
 def _compare_wcs(ours: fits.BinTableHDU, theirs: fits.BinTableHDU, shape: tuple[int, int]) -> Iterator[Finding]:
-    a, b = (read_wcs(hdu) for hdu in (ours, theirs))
+    a, b = (_wcs_or_none(hdu) for hdu in (ours, theirs))
+    if a is None or b is None:
+        if (a is None) != (b is None):
+            yield Finding("ASDF", "wcs", "absent" if a is None else "present", "absent" if b is None else "present")
+        return
     for attribute in ("available_frames", "pixel_shape", "bounding_box"):
         left, right = (_described(wcs, attribute) for wcs in (a, b))
         if left != right:
@@ -298,6 +302,13 @@ def _compare_wcs(ours: fits.BinTableHDU, theirs: fits.BinTableHDU, shape: tuple[
     # written so that a NaN counts as a difference
     if not worst <= WCS_TOLERANCE_DEG:
         yield Finding("ASDF", "wcs", f"{worst:g} deg away", "0")
+
+
+def _wcs_or_none(hdu: fits.BinTableHDU) -> Any:
+    try:
+        return read_wcs(hdu)
+    except KeyError:
+        return None
 
 
 def _described(wcs: Any, attribute: str) -> str:

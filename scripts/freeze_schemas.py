@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamimg3.store import coron_documents, series_documents  # noqa: F401 (their documents are frozen too)
 from streamimg3.store.documents import Document
 from streamimg3.store.exposure import ExposureRecord
 from streamimg3.store.layout import VERSION

@@ -1,9 +1,11 @@
 """Lay this package's products beside those of the reference pipeline, pixel by pixel and keyword by keyword.
 
-    python scripts/parity.py resample|image2|image3|scores [--peer-python PATH] [--work DIR] [--cases NAME ...] [--small]
+    python scripts/parity.py resample|image2|image3|coron3|tso3|scores [--peer-python PATH] [--work DIR]
+                             [--cases NAME ...] [--small]
 
-``resample`` compares mosaics made with many parameters; ``image2`` and ``image3`` run the whole pipeline and judge the
-checklist of its specification line by line; ``scores`` measures both sides against the truth of simulated fields.
+``resample`` compares mosaics made with many parameters; ``image2``, ``image3``, ``coron3`` and ``tso3`` run the
+whole pipeline and judge the checklist of its specification line by line; ``scores`` measures both sides against the
+truth of simulated fields.
 The reference's products are cached in the work directory, so a second run repeats only this package's side.
 Exit code 0: everything within tolerance.  1: something is not.
 """
@@ -15,15 +17,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import parity_coron3
 import parity_image2
+import parity_tso3
 from compare_products import Finding, PlaneResult, compare_headers, compare_planes
 from parity_cases import CASES, FIELDS, IMAGE3, IMAGE3_SMALL, SMALL, Case
 from parity_image3 import judge_cases, report, run_peers
 from peer import Peer, call, find_peer, make_field, our_command, peer_product, the_product
 from scores import score_fields
 
-NAMES = {"resample": tuple(CASES), "image2": parity_image2.NAMES, "image3": tuple(IMAGE3), "scores": ("a", "b")}
-FEW = {"resample": SMALL, "image2": parity_image2.SMALL, "image3": IMAGE3_SMALL, "scores": ("a",)}
+NAMES = {
+    "resample": tuple(CASES),
+    "image2": parity_image2.NAMES,
+    "image3": tuple(IMAGE3),
+    "coron3": parity_coron3.NAMES,
+    "tso3": parity_tso3.NAMES,
+    "scores": ("a", "b"),
+}
+FEW = {
+    "resample": SMALL,
+    "image2": parity_image2.SMALL,
+    "image3": IMAGE3_SMALL,
+    "coron3": parity_coron3.SMALL,
+    "tso3": parity_tso3.SMALL,
+    "scores": ("a",),
+}
 MOST_FINDINGS = 25
 COLUMNS = "{:<22} {:<12} {:>10} {:>8} {:>8} {:>9}  {}"
 
@@ -145,6 +163,16 @@ def main() -> int:
             print(parity_image2.make_cases(peer, names))
             return 0
         return 0 if parity_image2.report_image2(list(parity_image2.judge_image2(peer, names))) else 1
+    if options.what == "coron3":
+        if options.peer_only:
+            print(parity_coron3.make_cases(peer, names))
+            return 0
+        return 0 if parity_coron3.report_coron3(list(parity_coron3.judge_coron3(peer, names))) else 1
+    if options.what == "tso3":
+        if options.peer_only:
+            print(parity_tso3.make_cases(peer, names))
+            return 0
+        return 0 if parity_tso3.report_tso3(list(parity_tso3.judge_tso3(peer, names))) else 1
     if options.peer_only and options.what != "scores":
         peer_only(peer, options.what, names)
         return 0

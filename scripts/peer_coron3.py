@@ -1,21 +1,15 @@
 """Make exposures for coron3 and run the reference on them.  Started with the reference's interpreter, never with ours.
 
-    STREAMIMG3_PEER_KIT=KIT PEER_PYTHON scripts/peer_coron3.py FOLDER [CASE ...]
+    PEER_PYTHON scripts/peer_coron3.py FOLDER [CASE ...]
 
-KIT is the folder that ``peer_image2.py`` describes.  Every case becomes a folder with its exposures and reference files,
+Every case becomes a folder with its exposures and reference files,
 the association ``coron3_asn.json``, ``peer/`` with what the reference made, ``recorded.npz`` with what it keeps to itself
 (filled planes and shifts, by science exposure) and, written last, ``case.json``: the parameters of the steps (names of
 files lie in the folder), the true shifts, the products, and by which error the reference ended, if by one.
 """
 
 import importlib
-import json
-import os
-import resource
-import shutil
-import sys
-import time
-import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from peer_image2 import Kit, load_kit, statuses
+from peer_kit import STERADIANS, Kit, Steps, describe, expose, point, reference, run_cases, statuses, write_association
 from scipy.ndimage import fourier_shift
 
 ASSOCIATION, PRODUCT = "coron3_asn.json", "jw00001-a3001_t001_coron"
@@ -204,20 +198,17 @@ def write_exposure(kit: Kit, case: Case, base: str, planes: dict[str, np.ndarray
     model = kit.datamodels.CubeModel(planes["data"].shape)
     for plane, values in planes.items():
         setattr(model, plane, values)
-    kit.recipe.common(model, name, kind, band, pupil)
-    kit.recipe.pointing(model, roll=roll)
-    meta = model.meta
-    meta.instrument.name, meta.instrument.detector, meta.instrument.coronagraph = case.camera, detector, coronagraph
+    expose(model, name, kind, band, pupil)
+    point(model, roll)
     if case.camera == "MIRI":
-        meta.instrument.channel = meta.instrument.module = meta.instrument.pupil = None
-    meta.subarray.ysize, meta.subarray.xsize = planes["data"].shape[1:]
-    meta.observation.observation_number, meta.observation.exposure_number = base[7:10].lstrip("0"), base[17:19]
-    meta.exposure.nints = meta.exposure.integration_end = case.nints
-    meta.exposure.integration_start = 1
-    meta.bunit_data = meta.bunit_err = "MJy/sr"
-    meta.cal_step.photom = "COMPLETE"
-    meta.photometry.pixelarea_steradians = scale**2 * (np.pi / 648000) ** 2
-    meta.photometry.pixelarea_arcsecsq = scale**2
+        describe(model, dict.fromkeys(("instrument.channel", "instrument.module", "instrument.pupil")))
+    describe(model, {
+        "instrument.name": case.camera, "instrument.detector": detector, "instrument.coronagraph": coronagraph,
+        "observation.observation_number": base[7:10].lstrip("0"), "observation.exposure_number": base[17:19],
+        "exposure.integration_start": 1, "exposure.integration_end": case.nints,
+        "bunit_data": "MJy/sr", "bunit_err": "MJy/sr", "cal_step.photom": "COMPLETE",
+        "photometry.pixelarea_steradians": scale**2 * STERADIANS, "photometry.pixelarea_arcsecsq": scale**2,
+    })  # fmt: skip
     step = importlib.import_module("jwst.assign_wcs").AssignWcsStep
     model = step.call(
         model, override_distortion="distortion.asdf", override_filteroffset="N/A", configure_log=False
@@ -229,13 +220,13 @@ def write_exposure(kit: Kit, case: Case, base: str, planes: dict[str, np.ndarray
 
 def write_weights(kit: Kit, case: Case) -> None:
     """Write ``psfmask.fits``: a ring with weights of many values."""
-    kit.stubrefs.psfmask("psfmask.fits", *case.shape)
+    kit.psfmask("psfmask.fits", case.shape, instrument=case.camera, detector=CAMERAS[case.camera][0])
     with fits.open("psfmask.fits", mode="update") as file:
         file["SCI"].data *= np.random.default_rng(17).uniform(0.3, 1.0, case.shape).astype(np.float32)
 
 
-def write_members(kit: Kit, case: Case) -> list[dict[str, str]]:
-    """Write the exposures; returns the members of the association."""
+def write_members(kit: Kit, case: Case) -> dict[str, str]:
+    """Write the exposures; returns the members of the association, with their roles."""
     members = []
     for k in range(1, case.science + 1):
         at = (0.0, 0.0) if case.alike else (-0.07, 0.1 * k)
@@ -246,16 +237,7 @@ def write_members(kit: Kit, case: Case) -> list[dict[str, str]]:
         shape = (case.shape[0] - 2, case.shape[1]) if smaller else case.shape
         planes = pixels(case, shape, 10 + k, case.shifts[k - 1], False)
         members.append((write_exposure(kit, case, f"jw00001003001_0310{k}_00001", planes, 30.0), "psf"))
-    return [{"expname": name, "exptype": kind} for name, kind in members]
-
-
-def write_association(members: list[dict[str, str]]) -> None:
-    """Write the association."""
-    tree = {
-        "asn_type": "coron3", "asn_rule": "Asn_Lv3Coron", "program": "00001", "asn_id": "a3001", "asn_pool": "none",
-        "target": "t001", "products": [{"name": PRODUCT, "members": members}],
-    }  # fmt: skip
-    Path(ASSOCIATION).write_text(json.dumps(tree, indent=1))
+    return dict(members)
 
 
 # ---------------------------------------------------------------- runs
@@ -304,24 +286,9 @@ def watched(patched: bool) -> Iterator[dict[str, np.ndarray]]:
         fill.median_replace_img, registration.align_array, registration.fourier_imshift, klip.klip = saved
 
 
-def reference(case: Case, steps: dict[str, dict[str, Any]]) -> tuple[float, str, dict[str, np.ndarray]]:
-    """Run ``calwebb_coron3`` here; returns its CPU seconds, its error, if it ended with one, and what it kept to itself."""
-    pipeline = importlib.import_module("jwst.pipeline").Coron3Pipeline
-    started, error = time.process_time(), ""
-    with watched(case.patched) as kept:
-        try:
-            pipeline.call(ASSOCIATION, save_results=case.saved, output_dir="peer", steps=steps, configure_log=False)
-        except Exception as problem:  # what it ends with is the result
-            error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
-            Path("peer_error.txt").write_text(traceback.format_exc())
-    return time.process_time() - started, error, kept
-
-
 def write_contrast() -> None:
     """Let the reference make a contrast curve and a signal-to-noise image of its combined image."""
     step = importlib.import_module("jwst.coron").HlspStep
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         step.call(f"peer/{PRODUCT}_i2d.fits", output_dir="peer", configure_log=False)
@@ -331,17 +298,18 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
     """Make a case in the current folder and run the reference on it; returns what ``case.json`` says."""
     detector, *_, scale = CAMERAS[case.camera]
     y0, x0 = ((size - 1) / 2 for size in case.shape)
-    kit.stubrefs.distortion("distortion.asdf", scale, x0, y0, instrument=case.camera, detector=detector)
+    kit.distortion("distortion.asdf", scale, (y0, x0), instrument=case.camera, detector=detector)
     if case.masked:
         write_weights(kit, case)
-    write_association(write_members(kit, case))
-    steps: dict[str, dict[str, Any]] = {step: {} for step in STEPS}
+    write_association(ASSOCIATION, "coron3", {PRODUCT: write_members(kit, case)}, "Asn_Lv3Coron", "a3001")
+    steps: Steps = {step: {} for step in STEPS}
     steps["outlier_detection"]["save_intermediate_results"] = True
     steps["align_refs"]["override_psfmask"] = "psfmask.fits" if case.masked else "N/A"
     for step, parameters in case.steps.items():
         steps[step] |= parameters
     Path("peer").mkdir()
-    seconds, error, kept = reference(case, steps)
+    with watched(case.patched) as kept:
+        seconds, error = reference("Coron3Pipeline", ASSOCIATION, steps, case.saved)
     if error.partition(":")[0] != case.fails:
         raise RuntimeError(f"{case.name}: the reference ended with {error or 'success'}, not {case.fails or 'success'}")
     if 53 in case.lines:
@@ -356,21 +324,5 @@ def run(kit: Kit, case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run the cases that the command line names, or all."""
-    folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(CASES)
-    kit = load_kit(folder / ".kit")
-    for name in names:
-        place = folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        os.chdir(place)
-        found = run(kit, CASES[name])
-        (place / "case.json").write_text(json.dumps(found, indent=1))
-        print(f"{name:<22} {found['cpu_seconds']:5.1f} s  {found['peer_error'][:80]}", flush=True)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"{used.ru_utime + used.ru_stime:.0f} CPU seconds, {used.ru_maxrss / 1024:.0f} MiB at most")
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(run, CASES)

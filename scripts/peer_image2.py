@@ -1,33 +1,37 @@
 """Make exposures for image2 and run the reference on them.  Started with the reference's interpreter, never with ours.
 
-    STREAMIMG3_PEER_KIT=KIT PEER_PYTHON scripts/peer_image2.py FOLDER [CASE ...]
+    PEER_PYTHON scripts/peer_image2.py FOLDER [CASE ...]
 
-KIT is the folder of ``offline_crds.py``, ``stubrefs.py`` and ``recipe_image2.py``, which keep the reference off the network
-and write small reference files.  Every case becomes a folder with its exposures, reference files, the association
-``image2_asn.json``, ``peer/`` with what the reference made, and, written last, ``case.json``: the parameters of the steps
-(names of files lie in the folder), the products, and by which error the reference ended, if by one.
+Every case becomes a folder with its exposures, reference files, the association ``image2_asn.json``, ``peer/`` with what
+the reference made (on the large cases it is not run), and, written last, ``case.json``: the parameters of the steps (names
+of files lie in the folder), the products, and by which error the reference ended, if by one.
 """
 
-import importlib
-import json
-import os
-import resource
-import shutil
 import sys
-import time
-import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from peer_image2_cases import CASES, Camera, Case, Flat, Part, Photom
+from peer_image2_cases import CASES, LARGE, Camera, Case, Flat, Part, Photom
+from peer_kit import (
+    STERADIANS,
+    Kit,
+    Steps,
+    add_times,
+    describe,
+    expose,
+    place,
+    reference,
+    run_cases,
+    statuses,
+    write_association,
+)
 
 ASSOCIATION = "image2_asn.json"
 STEPS = ("bkg_subtract", "assign_wcs", "flat_field", "photom", "resample")
-SCIENCE, BACKGROUND = "jw00001001001_02101_00001", "jw00001002001_02101_{:05d}"
+SCIENCE, BACKGROUND = "jw00001001001_02101_{:05d}", "jw00001002001_02101_{:05d}"
+STAMP = 14  # pixels from the middle of a star to where it ends
 DISTORTION = 1e-5  # quadratic term in pixels; enough to need SIP polynomials
 PHOTOMETRY = {
     "NIRCAM": ("NrcImgPhotomModel", 2),
@@ -43,41 +47,6 @@ FLAT_FLAGS = {
 }  # JWST's, the file's
 
 
-@dataclass(frozen=True)
-class Kit:
-    """The modules of the kit and the reference's data models."""
-
-    stubrefs: ModuleType
-    recipe: ModuleType
-    datamodels: ModuleType
-
-
-def load_kit(work: Path) -> Kit:
-    """Import the kit; what it writes when it is imported goes to `work`.
-
-    Raises
-    ------
-    SystemExit
-        If the environment does not say where the kit is.
-    """
-    folder = os.environ.get("STREAMIMG3_PEER_KIT")
-    if not folder:
-        raise SystemExit("set STREAMIMG3_PEER_KIT to the folder with offline_crds.py, stubrefs.py and recipe_image2.py")
-    work.mkdir(parents=True, exist_ok=True)
-    os.environ["PEER_OUT"] = str(work)
-    sys.path.insert(0, folder)
-    here, arguments = Path.cwd(), sys.argv
-    sys.argv = arguments[:1]
-    try:
-        importlib.import_module("offline_crds")  # before the reference itself
-        recipe = importlib.import_module("recipe_image2")  # changes the folder
-    finally:
-        os.chdir(here)
-        sys.argv = arguments
-    models = importlib.import_module("stdatamodels.jwst.datamodels")
-    return Kit(importlib.import_module("stubrefs"), recipe, models)
-
-
 # ---------------------------------------------------------------- exposures
 def pixels(part: Part, seed: int, stars: bool) -> dict[str, np.ndarray]:
     """Planes of an exposure in DN/s: sky with a gradient, stars, noise, cosmic rays, and bad pixels of many kinds."""
@@ -89,7 +58,8 @@ def pixels(part: Part, seed: int, stars: bool) -> dict[str, np.ndarray]:
     if stars:
         for _ in range(max(3, ny * nx // 1500)):
             flux, y0, x0 = 2.0 * rng.pareto(1.0) + 1.0, rng.uniform(0, ny), rng.uniform(0, nx)
-            truth = truth + min(flux, 400.0) * np.exp(-((y - y0) ** 2 + (x - x0) ** 2) / 4.5)
+            near = slice(max(0, int(y0) - STAMP), int(y0) + STAMP), slice(max(0, int(x0) - STAMP), int(x0) + STAMP)
+            truth[near] += min(flux, 400.0) * np.exp(-((y[near] - y0) ** 2 + (x[near] - x0) ** 2) / 4.5)
     seconds, gain, read = 100.0, 2.05, 0.012
     poisson = np.broadcast_to(truth / gain / seconds, shape) * rng.uniform(0.98, 1.02, shape)
     readout = np.broadcast_to(read**2 * rng.uniform(0.7, 1.4, (ny, nx)), shape)
@@ -126,46 +96,37 @@ def _spoil(planes: dict[str, np.ndarray], dq: np.ndarray, rng: np.random.Generat
 
 def write_exposure(kit: Kit, case: Case, part: Part, base: str, seed: int) -> str:
     """Write one ``_rate.fits`` or ``_rateints.fits`` into the current folder; returns its name."""
-    science, camera = base == SCIENCE, case.camera
+    science, camera = base.startswith(SCIENCE[:13]), case.camera
     name = f"{base}_{camera.detector.lower()}_{'rateints' if part.nints else 'rate'}.fits"
     planes = pixels(part, seed, science)
     model = (kit.datamodels.CubeModel if part.nints else kit.datamodels.ImageModel)(planes["data"].shape)
     for plane, values in planes.items():
         if not (science and plane in case.without):
             setattr(model, plane, values)
-    kit.recipe.common(model, name, camera.exp_type)
+    expose(model, name, camera.exp_type)
     _identify(model, camera, part)
-    model.meta.observation.exposure_number = str(int(base[-5:]))
-    model.meta.observation.observation_number = base[7:10].lstrip("0")
+    describe(model, {
+        "observation.exposure_number": str(int(base[-5:])), "observation.observation_number": base[7:10].lstrip("0"),
+    })  # fmt: skip
     if part.nints:
-        _add_times(model, part.nints)
+        add_times(model)
     model.save(name)
     return name
 
 
 def _identify(model: Any, camera: Camera, part: Part) -> None:
-    (ny, nx), instrument, where = part.shape, model.meta.instrument, model.meta.subarray
-    instrument.name, instrument.detector = camera.instrument, camera.detector
-    instrument.filter, instrument.pupil = camera.filter, camera.pupil
+    found = {name: getattr(camera, name) for name in ("detector", "filter", "pupil")} | {"name": camera.instrument}
     if camera.instrument != "NIRCAM":
-        instrument.channel = instrument.module = None
-    where.name, where.ystart, where.xstart, where.ysize, where.xsize = part.name, *part.corner, ny, nx
-    model.meta.exposure.nints = max(part.nints, 1)
-    model.meta.exposure.mid_time = 59900.0006
-    model.meta.wcsinfo.crpix1, model.meta.wcsinfo.crpix2 = (nx + 1) / 2, (ny + 1) / 2
-
-
-def _add_times(model: Any, nints: int) -> None:
-    start = 59900.0 + 4e-4 * np.arange(nints)
-    rows = [(k + 1, t, t + 2e-4, t + 4e-4, t + 1e-3, t + 1.2e-3, t + 1.4e-3) for k, t in enumerate(start)]
-    model.int_times = np.array(rows, dtype=model.get_dtype("int_times"))
+        found |= {"channel": None, "module": None}
+    describe(model, {f"instrument.{name}": value for name, value in found.items()})
+    place(model, part.shape, part.corner, part.name)
 
 
 # ---------------------------------------------------------------- reference files
 def write_flat(kit: Kit, camera: Camera, flat: Flat, science: Part) -> str:
     """Write ``flat.fits``, with bad pixels of every kind among those that the science exposure is divided by."""
     (ny, nx), (y0, x0) = flat.shape, flat.corner
-    kit.stubrefs.flat("flat.fits", ny, nx, instrument=camera.instrument, detector=camera.detector, xstart=x0, ystart=y0)
+    kit.flat("flat.fits", flat.shape, flat.corner, instrument=camera.instrument, detector=camera.detector)
     rows = slice(max(0, science.corner[0] - y0), min(ny, science.corner[0] - y0 + science.shape[0]))
     columns = slice(max(0, science.corner[1] - x0), min(nx, science.corner[1] - x0 + science.shape[1]))
     rng = np.random.default_rng(11)
@@ -198,7 +159,7 @@ def write_photom(kit: Kit, camera: Camera, photom: Photom) -> str:
     """Write ``photom.fits``; the tables of coefficients repeat the keys of the rows."""
     name, nkeys = PHOTOMETRY[camera.instrument]
     model = getattr(kit.datamodels, name)()
-    kit.stubrefs._common(model, camera.instrument, "photom", camera.detector, camera.exp_type)
+    kit.identify(model, camera.instrument, "photom", camera.detector, camera.exp_type)
     rows = [(*row, 0.1) for row in photom.rows]
     model.phot_table = np.array(rows, dtype=model.get_dtype("phot_table"))
     for table in ("linear", "exponential", "powerlaw"):
@@ -209,7 +170,7 @@ def write_photom(kit: Kit, camera: Camera, photom: Photom) -> str:
             rows = [(*row[:keys], *values) for row, values in zip(photom.rows, coefficients, strict=True)]
             setattr(model, f"timecoeff_{table}", np.array(rows, dtype=kind))
     model.meta.photometry.pixelarea_arcsecsq = camera.scale**2
-    model.meta.photometry.pixelarea_steradians = camera.scale**2 * (np.pi / 648000) ** 2
+    model.meta.photometry.pixelarea_steradians = camera.scale**2 * STERADIANS
     model.save("photom.fits")
     return "photom.fits"
 
@@ -223,21 +184,18 @@ def write_offsets(kit: Kit, camera: Camera, rows: tuple[tuple[str, str, float, f
     if camera.instrument == "MIRI":
         filters = [{key: value for key, value in row.items() if key != "pupil"} for row in filters]
     model = kit.datamodels.FilteroffsetModel(filters=filters, instrument=camera.instrument)
-    kit.stubrefs._common(model, camera.instrument, "filteroffset", camera.detector, camera.exp_type)
+    kit.identify(model, camera.instrument, "filteroffset", camera.detector, camera.exp_type)
     model.save("filteroffset.asdf")
     return "filteroffset.asdf"
 
 
 def write_references(kit: Kit, case: Case) -> dict[str, dict[str, Any]]:
     """Write the reference files of a case; returns the parameters that point to them, by step."""
-    camera, make = case.camera, kit.stubrefs
+    camera = case.camera
     identity = {"instrument": camera.instrument, "detector": camera.detector}
-    make.distortion("distortion.asdf", camera.scale, camera.centre, camera.centre, k=DISTORTION, **identity)
+    kit.distortion("distortion.asdf", camera.scale, (camera.centre, camera.centre), DISTORTION, **identity)
     if case.area:
-        make.area("area.fits", *case.area, a2=camera.scale**2, **identity)
-        with fits.open("area.fits", mode="update") as file:
-            y, x = np.mgrid[: case.area[0], : case.area[1]]
-            file["SCI"].data[...] = 1 + 1e-5 * (x - y)
+        kit.area("area.fits", case.area, camera.scale, **identity)
     return {
         "assign_wcs": {
             "override_distortion": "distortion.asdf",
@@ -252,74 +210,42 @@ def write_references(kit: Kit, case: Case) -> dict[str, dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- runs
-def write_association(case: Case, members: list[str]) -> None:
-    """Write the association: the first member is the science exposure."""
-    kinds = ["science"] + ["background"] * (len(members) - 1)
-    given = [{"expname": name, "exptype": kind} for name, kind in zip(members, kinds, strict=True)]
-    tree = {
-        "asn_type": "image2", "asn_rule": "x", "program": "00001", "asn_id": "o001", "asn_pool": "none", "target": "t001",
-        "products": [{"name": members[0].rsplit("_", 1)[0], "members": given}],
-    }  # fmt: skip
-    Path(ASSOCIATION).write_text(json.dumps(tree, indent=1))
-
-
-def run(kit: Kit, case: Case) -> dict[str, Any]:
-    """Make a case in the current folder and run the reference on it; returns what ``case.json`` says."""
-    parts = [(SCIENCE, case.science)]
-    parts += [(BACKGROUND.format(k), part) for k, part in enumerate(case.backgrounds, 1)]
-    members = [write_exposure(kit, case, part, base, seed) for seed, (base, part) in enumerate(parts, 100)]
-    write_association(case, members)
-    steps: dict[str, dict[str, Any]] = {step: {} for step in STEPS}
-    if case.backgrounds:
+def make(kit: Kit, case: Case) -> dict[str, Any]:
+    """Make a case in the current folder; returns what ``case.json`` says of it."""
+    backgrounds = [
+        write_exposure(kit, case, part, BACKGROUND.format(k), 100 + k) for k, part in enumerate(case.backgrounds, 1)
+    ]
+    products = {}
+    for k in range(case.copies):
+        name = write_exposure(kit, case, case.science, SCIENCE.format(k + 1), 100 - k)
+        products[name.rsplit("_", 1)[0]] = {name: "science"} | dict.fromkeys(backgrounds, "background")
+    write_association(ASSOCIATION, "image2", products)
+    steps: Steps = {step: {} for step in STEPS}
+    if case.lines and case.backgrounds:
         steps["bkg_subtract"] = {"save_combined_background": True, "save_results": True}
     for given in (write_references(kit, case), case.steps):
         for step, parameters in given.items():
             steps[step] |= parameters
-    Path("peer").mkdir()
-    seconds, error = reference(steps)
-    if error.partition(":")[0] != case.fails:
-        raise RuntimeError(f"{case.name}: the reference ended with {error or 'success'}, not {case.fails or 'success'}")
-    products = sorted(path.name for path in Path("peer").iterdir())
     return {
         "name": case.name, "why": case.why, "lines": case.lines, "association": ASSOCIATION, "steps": steps,
-        "peer_error": error, "products": products, "statuses": {name: statuses(name) for name in products},
-        "cpu_seconds": round(seconds, 2),
+        "peer_error": "", "cpu_seconds": 0.0,
     }  # fmt: skip
 
 
-def reference(steps: dict[str, dict[str, Any]]) -> tuple[float, str]:
-    """Run ``calwebb_image2`` here; returns its CPU seconds and its error, if it ended with one."""
-    pipeline = importlib.import_module("jwst.pipeline").Image2Pipeline
-    started, error = time.process_time(), ""
-    try:
-        pipeline.call(ASSOCIATION, save_results=True, output_dir="peer", steps=steps, configure_log=False)
-    except Exception as problem:  # what it ends with is the result
-        error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
-        Path("peer_error.txt").write_text(traceback.format_exc())
-    return time.process_time() - started, error
-
-
-def statuses(product: str) -> dict[str, str]:
-    """Status keywords of a product."""
-    header = fits.getheader(Path("peer") / product)
-    return {name: value for name, value in header.items() if name.startswith("S_")}
-
-
-def main() -> None:
-    """Run the cases that the command line names, or all."""
-    folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(CASES)
-    kit = load_kit(folder / ".kit")
-    for name in names:
-        place = folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        os.chdir(place)
-        found = run(kit, CASES[name])
-        (place / "case.json").write_text(json.dumps(found, indent=1))
-        print(f"{name:<22} {found['cpu_seconds']:5.1f} s  {found['peer_error'][:80]}", flush=True)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"{used.ru_utime + used.ru_stime:.0f} CPU seconds, {used.ru_maxrss / 1024:.0f} MiB at most")
+def run(kit: Kit, case: Case) -> dict[str, Any]:
+    """Make a case in the current folder and run the reference on it; returns what ``case.json`` says."""
+    made = make(kit, case)
+    Path("peer").mkdir()
+    seconds, error = reference("Image2Pipeline", ASSOCIATION, made["steps"])
+    if error.partition(":")[0] != case.fails:
+        raise RuntimeError(f"{case.name}: the reference ended with {error or 'success'}, not {case.fails or 'success'}")
+    products = sorted(path.name for path in Path("peer").iterdir())
+    found = {name: statuses(name) for name in products}
+    return made | {"peer_error": error, "products": products, "statuses": found, "cpu_seconds": round(seconds, 2)}
 
 
 if __name__ == "__main__":
-    main()
+    if set(sys.argv[2:]) & set(LARGE):
+        run_cases(make, LARGE)
+    else:
+        run_cases(run, CASES)

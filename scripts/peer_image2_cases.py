@@ -3,7 +3,7 @@
 Corners count from 1 and are (row, column), as SUBSTRT2 and SUBSTRT1 do; shapes are (rows, columns).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Shape = tuple[int, int]
 Value = bool | int | float | str
@@ -80,6 +80,8 @@ class Case:
         Planes that the science exposure does not have.
     fails : str
         Error by which the reference ends, if it does.
+    copies : int
+        Number of science exposures, each a product with the same backgrounds.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Case:
     steps: dict[str, dict[str, Value]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     fails: str = ""
+    copies: int = 1
 
 
 _LINEAR = ((59700.0, 0.0), (59700.0, 0.011))
@@ -182,5 +185,18 @@ CASES = {
              without=("var_poisson", "var_rnoise"), fails="TypeError"),
         Case("no-variances-no-flat", "without variances, not flat-fielded", (12, 16), science=_SUB, flat=None,
              photom=Photom(_NRC), without=("var_poisson", "var_rnoise")),
+    )
+}  # fmt: skip
+
+_FULL = (2048, 2048)
+_WIDE = replace(NIRCAM, centre=1023.5), replace(CORON, centre=1023.5)
+LARGE = {
+    case.name: case
+    for case in (
+        Case("images", "full detector: 8 exposures, 4 backgrounds", (), _WIDE[0], Part(_FULL, name="FULL"), copies=8,
+             backgrounds=_dithers(Part(_FULL, name="FULL"), 4), flat=Flat(_FULL), photom=Photom(_NRC, _LINEAR), area=_FULL),
+        Case("integrations", "full detector: 20 integrations, 2 backgrounds of 5", (), _WIDE[1],
+             Part(_FULL, (1, 1), 20, name="FULL"), _dithers(Part(_FULL, (1, 1), 5, name="FULL"), 2), Flat(_FULL),
+             Photom((("F200W", "MASKRND", 2.5),)), _FULL),
     )
 }  # fmt: skip

@@ -1,35 +1,28 @@
 """Make time series for tso3 and run the reference on them.  Started with the reference's interpreter, never with ours.
 
-    STREAMIMG3_PEER_KIT=KIT PEER_PYTHON scripts/peer_tso3.py FOLDER [CASE ...]
+    PEER_PYTHON scripts/peer_tso3.py FOLDER [CASE ...]
 
-KIT is the folder of ``offline_crds.py``, ``stubrefs.py``, ``recipe_tso3_imaging.py`` and ``recipe_tso3_spec.py``, which keep
-the reference off the network and write small exposures.  Every case becomes a folder with its segments, reference files,
-the association ``tso3_asn.json``, ``peer/`` with what the reference made, and, written last, ``case.json``: the segments,
-the parameters of the steps (names of files lie in the folder), the products, and by which error the reference ended, if
-by one.
+Every case becomes a folder with its segments, reference files, the association ``tso3_asn.json``, ``peer/`` with what the
+reference made, and, written last, ``case.json``: the segments, the parameters of the steps (names of files lie in the
+folder), the products, and by which error the reference ended, if by one.
 """
 
 import importlib
 import json
-import os
-import resource
-import shutil
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
+from peer_kit import STERADIANS, Kit, Steps, add_times, describe, expose, place, reference, run_cases, write_association
 
 ASSOCIATION = "tso3_asn.json"
-Steps = dict[str, dict[str, Any]]
 IMAGE = "jw00001001001_02101_00001-seg{:03d}_nrca1_calints.fits"
 SPECTRUM = "jw00001001001_04101_00001-seg{:03d}_mirimage_calints.fits"
+SIDE, SPECTRAL = 64, (120, 40)  # rows and columns
 APERTURE = {
     "id": "MIR_LRS-SLITLESS", "region_type": "target", "bkg_order": 0, "dispaxis": 2, "xstart": 14.0, "xstop": 24.0,
     "ystart": 5, "ystop": 110, "extract_width": 8, "bkg_fit": "poly", "bkg_coeff": [[2.5], [8.5], [30.5], [36.5]],
@@ -73,43 +66,6 @@ class Case:
     aperture: dict[str, Any] | None = field(default_factory=dict)
     apcorr: bool = False
     orders: bool = False
-
-
-@dataclass(frozen=True)
-class Kit:
-    """The modules of the kit and the reference's data models."""
-
-    stubrefs: ModuleType
-    images: ModuleType
-    spectra: ModuleType
-    datamodels: ModuleType
-
-
-def load_kit(work: Path) -> Kit:
-    """Import the kit; what it writes when it is imported goes to `work`.
-
-    Raises
-    ------
-    SystemExit
-        If the environment does not say where the kit is.
-    """
-    folder = os.environ.get("STREAMIMG3_PEER_KIT")
-    if not folder:
-        raise SystemExit(
-            "set STREAMIMG3_PEER_KIT to the folder with offline_crds.py, stubrefs.py and the recipes of tso3"
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    os.environ["PEER_OUT"] = str(work)
-    sys.path.insert(0, folder)
-    here, arguments = Path.cwd(), sys.argv
-    sys.argv = arguments[:1]
-    try:
-        importlib.import_module("offline_crds")  # before the reference itself
-        names = ("stubrefs", "recipe_tso3_imaging", "recipe_tso3_spec", "stdatamodels.jwst.datamodels")
-        return Kit(*(importlib.import_module(name) for name in names))  # the recipes change the folder
-    finally:
-        os.chdir(here)
-        sys.argv = arguments
 
 
 # ---------------------------------------------------------------- segments
@@ -187,25 +143,108 @@ def _unbounded(model: Any, rng: np.random.Generator) -> None:
     model.meta.wcs.bounding_box = None
 
 
+def _single(model: Any, rng: np.random.Generator) -> None:
+    """Make it an exposure that is no time series."""
+    model.meta.visit.tsovisit, model.meta.exposure.type = False, "NRC_IMAGE"
+
+
 CHANGES: dict[str, Callable[[Any, np.random.Generator], None]] = {
     "holes": _holes, "blank": _blank, "wander": _wander, "lens": _lens, "counts": _counts, "bright": _bright, "twice": _twice,
-    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded,
+    "uncalibrated": _uncalibrated, "extended": _extended, "turned": _turned, "unbounded": _unbounded, "single": _single,
 }  # fmt: skip
 
 
 def write_segments(kit: Kit, case: Case) -> list[str]:
     """Write the segments of a case into the current folder; returns their names."""
-    total, start, names = sum(case.lengths), 1, []
+    make = spectra if case.spectra else images
+    start, names = 1, []
     for number, length in enumerate(case.lengths, 1):
         name = (SPECTRUM if case.spectra else IMAGE).format(number)
-        if case.spectra:
-            kit.spectra.seg(name, length, start, total, number, number)
-        else:
-            kit.images.seg(name, length, start, total, number)
+        model = make(kit, name, np.arange(start, start + length), np.random.default_rng(number))
+        describe(model, {
+            "exposure.nints": sum(case.lengths), "exposure.integration_start": start,
+            "exposure.integration_end": start + length - 1, "exposure.segment_number": number,
+            "filename": name, "visit.tsovisit": True, "target.catalog_name": "STAR", "bunit_data": "MJy/sr",
+            "bunit_err": "MJy/sr",
+        })  # fmt: skip
+        add_times(model, start, 5e-4)
+        model.save(name)
+        model.close()
         change(kit, name, case.changes, number)
         names.append(name)
         start += length
     return names
+
+
+def cube(kit: Kit, truth: np.ndarray, noise: float, hits: int, rng: np.random.Generator) -> Any:
+    """A cube with noise, so many cosmic rays in each integration, and one dead pixel."""
+    model = kit.datamodels.CubeModel(truth.shape)
+    sci = truth + noise * rng.standard_normal(truth.shape)
+    for plane in sci:
+        plane[tuple(rng.integers(size, size=hits) for size in plane.shape)] += 40.0
+    model.data, model.dq = sci.astype(np.float32), np.zeros(truth.shape, np.uint32)
+    shares = {"err": noise, "var_poisson": 0.6 * noise**2, "var_rnoise": 0.4 * noise**2, "var_flat": 0.0}
+    for plane, value in shares.items():
+        setattr(model, plane, np.full(truth.shape, value, np.float32))
+    dead = (slice(None), truth.shape[1] // 3, truth.shape[2] // 2 - 9)
+    model.data[dead], model.dq[dead] = np.nan, 1
+    return model
+
+
+def images(kit: Kit, name: str, numbers: np.ndarray, rng: np.random.Generator) -> Any:
+    """A star that is a little longer than wide, jitters, and is dimmed by 1 % for a while."""
+    y, x = np.indices((SIDE, SIDE))
+    light = 100 * np.where((numbers > 20) & (numbers <= 40), 0.99, 1.0)
+    jitter = 0.05 * rng.standard_normal((len(numbers), 2))
+    stars = [
+        f * np.exp(-0.5 * (((y - 30.6 - a) / 1.1) ** 2 + ((x - 32.4 - b) / 1.3) ** 2))
+        for f, (a, b) in zip(light, jitter, strict=True)
+    ]
+    model = cube(kit, 2.0 + np.array(stars), 0.1, 6, rng)
+    expose(model, name, "NRC_TSIMAGE", "F210M")
+    describe(model, {
+        "wcsinfo.siaf_xref_sci": 33.0, "wcsinfo.siaf_yref_sci": 31.0,
+        "photometry.pixelarea_steradians": 0.063**2 * STERADIANS, "photometry.pixelarea_arcsecsq": 0.063**2,
+    })  # fmt: skip
+    step = importlib.import_module("jwst.assign_wcs").AssignWcsStep
+    return step.call(
+        model, override_distortion="distortion.asdf", override_filteroffset="N/A", configure_log=False
+    )  # fmt: skip
+
+
+def spectra(kit: Kit, name: str, numbers: np.ndarray, rng: np.random.Generator) -> Any:
+    """A slitless spectrum, dispersed along columns and slightly inclined, dimmed by 2 % for a while."""
+    y, x = np.indices(SPECTRAL)
+    light = 60 * np.where((numbers > 8) & (numbers <= 16), 0.98, 1.0)
+    profile = np.exp(-0.5 * ((x - 18.3 - 0.01 * y) / 1.5) ** 2)
+    model = cube(kit, (1 + 0.01 * y) + light[:, None, None] * profile, 0.2, 8, rng)
+    expose(model, name, "MIR_LRS-SLITLESS", "P750L", None)
+    describe(model, {
+        "instrument.name": "MIRI", "instrument.detector": "MIRIMAGE", "instrument.channel": None, "instrument.module": None,
+        "target.source_type": "POINT", "cal_step.photom": "COMPLETE", "photometry.pixelarea_steradians": 0.11**2 * STERADIANS,
+        "wcsinfo.dispersion_direction": 2, "wcsinfo.v3yangle": 0.0, "wcsinfo.vparity": 1,
+        "wcsinfo.s_region": "POLYGON ICRS 10 -20 10.01 -20 10.01 -19.99 10 -19.99",
+    })  # fmt: skip
+    place(model, SPECTRAL, (529, 1), "SLITLESSPRISM")
+    model.meta.wcs = spectral_wcs()
+    return model
+
+
+def spectral_wcs() -> Any:
+    """Right ascension grows a little along rows; the wavelength falls along columns; there is none near both ends."""
+    models, gwcs = importlib.import_module("astropy.modeling.models"), importlib.import_module("gwcs")
+    frames, u = gwcs.coordinate_frames, importlib.import_module("astropy.units")
+    sky = importlib.import_module("astropy.coordinates").ICRS()
+    wavelength = frames.SpectralFrame(name="wavelength", axes_order=(2,), unit=(u.micron,), axes_names=("wavelength",))
+    place_on_sky = frames.CelestialFrame(name="sky", axes_order=(0, 1), reference_frame=sky)
+    world = frames.CompositeFrame([place_on_sky, wavelength], name="world")
+    detector = frames.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix))
+    angles = models.Polynomial1D(1, c0=10.0, c1=3e-5) & models.Const1D(-20.0)
+    fall = models.Polynomial1D(2, c0=12.0, c1=-0.055, c2=2e-5)
+    found = gwcs.wcs.WCS([(detector, models.Mapping((0, 1, 1)) | (angles & fall)), (world, None)])
+    ny, nx = SPECTRAL
+    found.bounding_box = ((-0.5, nx - 0.5), (4.5, ny - 6.5))
+    return found
 
 
 def change(kit: Kit, name: str, changes: tuple[str, ...], number: int) -> None:
@@ -224,7 +263,7 @@ def change(kit: Kit, name: str, changes: tuple[str, ...], number: int) -> None:
 def write_references(kit: Kit, case: Case) -> Steps:
     """Write the reference files of a case; returns the parameters that point to them, by step."""
     if not case.spectra:
-        kit.stubrefs.gain("gain.fits", 64, 64)
+        kit.gain("gain.fits", (SIDE, SIDE), instrument="NIRCAM", detector="NRCA2")
         return {"tso_photometry": {"override_gain": "gain.fits", "save_catalog": True}}
     files = {"override_extract1d": "N/A", "override_apcorr": "N/A"}
     if case.aperture is not None:
@@ -244,7 +283,7 @@ def write_references(kit: Kit, case: Case) -> Steps:
 def write_apcorr(kit: Kit) -> str:
     """Write ``apcorr.fits``: wavelengths fall and do not cover the spectrum, nor do the sizes."""
     model = kit.datamodels.MirLrsApcorrModel()
-    kit.stubrefs._common(model, "MIRI", "apcorr", "MIRIMAGE", "MIR_LRS-SLITLESS")
+    kit.identify(model, "MIRI", "apcorr", "MIRIMAGE", "MIR_LRS-SLITLESS")
     wavelength, size = np.linspace(11.0, 6.5, 9), np.array([3, 5, 7, 8, 12])
     factor = 1 + 0.05 * wavelength[:, None] / size + 0.01 * np.cos(np.arange(45.0)).reshape(9, 5)
     kinds = [
@@ -258,49 +297,48 @@ def write_apcorr(kit: Kit) -> str:
 
 
 # ---------------------------------------------------------------- runs
-def write_association(case: Case, members: list[str]) -> None:
-    """Write the association of all segments."""
-    product = "miri_p750l-slitlessprism" if case.spectra else "nircam_f210m-sub64"
-    tree = {
-        "asn_type": "tso3", "asn_rule": "Asn_Lv3TSO", "program": "00001", "asn_id": "o001", "asn_pool": "none", "target": "t001",
-        "products": [
-            {"name": f"jw00001-o001_t001_{product}", "members": [{"expname": name, "exptype": "science"} for name in members]}
-        ],
-    }  # fmt: skip
-    Path(ASSOCIATION).write_text(json.dumps(tree, indent=1))
-
-
 def run(kit: Kit, case: Case) -> dict[str, Any]:
     """Make a case in the current folder and run the reference on it; returns what ``case.json`` says."""
-    kit.stubrefs.distortion("distortion.asdf", xref=31.5, yref=31.5)
-    kit.images.r2.N = 64
+    middle = (SIDE - 1) / 2
+    kit.distortion("distortion.asdf", 0.063, (middle, middle), instrument="NIRCAM", detector="NRCA2")
     members = write_segments(kit, case)
-    write_association(case, members)
+    product = "miri_p750l-slitlessprism" if case.spectra else "nircam_f210m-sub64"
+    products = {f"jw00001-o001_t001_{product}": dict.fromkeys(members, "science")}
+    write_association(ASSOCIATION, "tso3", products, "Asn_Lv3TSO")
     steps: Steps = {"outlier_detection": {"save_intermediate_results": True}}
     for given in (write_references(kit, case), case.steps):
         for step, parameters in given.items():
             steps[step] = steps.get(step, {}) | parameters
+    if case.name in LONG:
+        del steps["outlier_detection"]["save_intermediate_results"]
     Path("peer").mkdir()
-    seconds, error = reference(steps)
+    spent = time_steps()
+    seconds, error = reference("Tso3Pipeline", ASSOCIATION, steps)
     if case.orders:
         two_orders(kit)
     return {
         "name": case.name, "why": case.why, "lines": case.lines, "association": ASSOCIATION, "members": members,
         "changes": case.changes, "steps": steps, "peer_error": error, "ranges": RANGES if case.orders else [],
         "products": sorted(path.name for path in Path("peer").iterdir()), "cpu_seconds": round(seconds, 2),
+        "cpu_by_step": {step: round(s, 3) for step, s in spent.items()},
     }  # fmt: skip
 
 
-def reference(steps: Steps) -> tuple[float, str]:
-    """Run ``calwebb_tso3`` here; returns its CPU seconds and its error, if it ended with one."""
-    pipeline = importlib.import_module("jwst.pipeline").Tso3Pipeline
-    started, error = time.process_time(), ""
-    try:
-        pipeline.call(ASSOCIATION, save_results=True, output_dir="peer", steps=steps, configure_log=False)
-    except Exception as problem:  # what it ends with is the result
-        error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
-        Path("peer_error.txt").write_text(traceback.format_exc())
-    return time.process_time() - started, error
+def time_steps() -> dict[str, float]:
+    """Let the steps of the pipeline count their CPU seconds from now on; returns where they do."""
+    spent: dict[str, float] = {}
+    for step, kind in importlib.import_module("jwst.pipeline").Tso3Pipeline.step_defs.items():
+        plain = getattr(kind, "uncounted", kind.run)
+
+        def counted(self: Any, *given: Any, step: str = step, plain: Callable[..., Any] = plain, **named: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return plain(self, *given, **named)
+            finally:
+                spent[step] = spent.get(step, 0.0) + time.process_time() - begun
+
+        kind.uncounted, kind.run = plain, counted
+    return spent
 
 
 def two_orders(kit: Kit) -> None:
@@ -342,6 +380,7 @@ CASES = {
     for case in (
         Case("images", "the recipe: default window, and a segment that is shorter", (20, 21, 26, 27), lengths=(40, 20)),
         Case("images-even", "window of 4; holes", (20, 21, 22, 26, 27), changes=("holes",), steps=_EVEN),
+        Case("images-single", "no time series", (19,), changes=("single",)),
         Case("images-two", "window of 2", (20,), steps=_TWO),
         Case("images-counts", "count rates, with gain", (25, 26, 27, 28), changes=("counts", "holes"), steps=_ODD),
         Case("images-moving", "apertures follow the star; other radii and boxes", (26, 27, 28),
@@ -379,21 +418,15 @@ CASES = {
 CASES["spectra-limits"].steps["white_light"] = {"min_wavelength": 6.5, "max_wavelength": 9.25}
 
 
-def main() -> None:
-    """Run the cases that the command line names, or all."""
-    folder, names = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(CASES)
-    kit = load_kit(folder / ".kit")
-    for name in names:
-        place = folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        os.chdir(place)
-        found = run(kit, CASES[name])
-        (place / "case.json").write_text(json.dumps(found, indent=1))
-        print(f"{name:<22} {found['cpu_seconds']:5.1f} s  {found['peer_error'][:80]}", flush=True)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"{used.ru_utime + used.ru_stime:.0f} CPU seconds, {used.ru_maxrss / 1024:.0f} MiB at most")
+# Long ones, to measure what they cost
+LONG = {
+    case.name: case
+    for case in (
+        Case("long-images", "two segments with the default window", (21, 26, 27), lengths=(600, 400)),
+        Case("long-spectra", "the same of spectra, mean of two strips", (21, 32, 37), True, (600, 400)),
+    )
+}
 
 
 if __name__ == "__main__":
-    main()
+    run_cases(run, {**CASES, **LONG})

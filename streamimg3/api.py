@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
-from streamimg3.engine import Task
+from streamimg3.engine import Runner, Task
+from streamimg3.engine.budget import MIB
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.forecast import summary
 from streamimg3.ingestion import bring_headers, bring_pixels, opened
-from streamimg3.pipelines import image2, image3
+from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session
+from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_series
 from streamimg3.store import Observation
 
 __all__ = [
@@ -31,8 +35,12 @@ __all__ = [
     "summary",
 ]
 
-PIPELINES: dict[str, Any] = {"image2": image2, "image3": image3}
-Params = image2.Params | image3.Params
+_LOOPS = 64 * MIB  # compiled loops of time series, measured
+
+if TYPE_CHECKING:
+    from streamimg3.pipelines import coron3, image2, image3, tso3
+
+    Params = image2.Params | image3.Params | coron3.Params | tso3.Params
 
 
 def open(url: str, **storage_options: str) -> Observation:
@@ -87,26 +95,57 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
 def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> Params:
     """Build and validate the parameters of a pipeline.
 
+    Parameters
+    ----------
+    pipeline : str
+        With or without ``calwebb_``.
+    settings : dict
+        Parameters by step.
+    progress : Progress
+        Is told of parameters that have no meaning here.
+
     Raises
     ------
     InputError
         If the pipeline, a step or a parameter is unknown, or a value is out of range.
     """
     name = pipeline.removeprefix("calwebb_")
-    if name not in PIPELINES:
-        raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(PIPELINES)}")
+    if name not in NAMES:
+        raise InputError(f"unknown pipeline '{pipeline}': this version has {', '.join(NAMES)}")
+    module = module_of(name)
     if name == "image2":
         settings = config.with_bsub(settings)
     for note in config.pipeline_notes(settings):
         progress.note(note)
-    steps, skipped = config.take_skips(settings, PIPELINES[name].STEPS)
+    settings = config.without_absent(settings, getattr(module, "ABSENT", ()))
+    steps, skipped = config.take_skips(settings, module.STEPS)
+    optional = [s for s in getattr(module, "OPTIONAL", ()) if settings.get(s, {}).get("skip") is not False]
+    skipped |= frozenset(optional)
     made: dict[str, Any] = {}
-    for step, stage in PIPELINES[name].STAGES.items():
-        made[step], notes = config.build(stage.Params, steps.get(step, {}), step)
+    for step, stage in module.STAGES.items():
+        made[step], notes = config.build(stage.Params, steps.get(step, {}), step, getattr(stage, "UNUSED", {}))
         for note in notes:
             progress.note(note)
-    params: Params = PIPELINES[name].Params(skip=skipped, **made)
+    params: Params = module.Params(skip=skipped, **made)
     return params
+
+
+def _loading(session: Session, params: Params) -> Session:
+    """Return a session whose processes load no more than the pipeline needs."""
+    if params.pipeline == "tso3" and "resample" in params.skip:
+        return replace(session, load=load_series)
+    return replace(session, load=partial(load, params.pipeline))
+
+
+def _waits(runner: Runner) -> bool:
+    """Whether the loops of a pipeline may be loaded after the pixels are in: by this process, where it works alone."""
+    return runner.load is load_series and runner.workers == 1
+
+
+def _after_loading(tasks: Sequence[Task], runner: Runner) -> list[Task]:
+    """Return tasks with what the loops take that this process has not loaded yet."""
+    more = _LOOPS if _waits(runner) and "streamimg3.kernels.ready_series" not in sys.modules else 0
+    return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
 
 
 def plan(
@@ -122,17 +161,19 @@ def plan(
         Parameters by step.
     """
     params = parameters(pipeline, settings, session.progress)
+    session = _loading(session, params)
     given = companions.output_wcs(params, session)
     with session.writing():
         obs, missing = opened(inputs, session, params)
         if given is not None:
             obs.commit(given)
-        if isinstance(params, image2.Params):
-            before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks} if missing else {}
-            return {**before, **image2.plan(obs, params)}
+        before: dict[str, list[Task]] = {}
+        if missing is not None:
+            before = {"ingest": missing.tasks}
+            if params.pipeline == "image2":
+                before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks}
         companions.bring(obs, params, session)
-        before = {"ingest": missing.tasks} if missing else {}
-        return {**before, **image3.plan(obs, params)}
+        return {**before, **module_of(params.pipeline).plan(obs, params)}
 
 
 def run(
@@ -148,7 +189,7 @@ def run(
     Parameters
     ----------
     pipeline : str
-        ``image2`` or ``image3`` (or ``calwebb_image2`` ...).
+        ``image2``, ``image3``, ``coron3`` or ``tso3`` (or ``calwebb_image2`` ...).
     inputs : str or sequence of str
         An association, FITS files, folders, patterns, or a store that was ingested before.
     until : str, optional
@@ -176,9 +217,18 @@ def run(
 def run_settings(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session, until: str | None = None
 ) -> Observation:
-    """Run a pipeline with parameters by step; see :func:`run`."""
+    """Run a pipeline with parameters by step.
+
+    Parameters
+    ----------
+    pipeline, inputs, session, until
+        As for :func:`run`.
+    settings : dict
+        Parameters by step, and those of the pipeline.
+    """
     params = parameters(pipeline, settings, session.progress)
-    module = PIPELINES[pipeline.removeprefix("calwebb_")]
+    session = _loading(session, params)
+    module = module_of(params.pipeline)
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
@@ -186,14 +236,17 @@ def run_settings(
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)
-        if isinstance(params, image3.Params):
-            companions.bring(obs, params, session)
+        companions.bring(obs, params, session)
         planned = module.plan(obs, params, rough=True)
         products = foreseen(obs, planned.get("resample", []), session)
         coming = [*missing.means, *missing.tasks] if missing is not None else []
-        runner.require([*coming, *chain(*planned.values()), *products])  # refused before a pixel is read
+        later = _after_loading([*chain(*planned.values()), *products], runner)
+        runner.require([*coming, *later])  # refused before a pixel is read
         if missing is not None:
+            full = runner.load
+            runner.load = load_ingest if _waits(runner) else full
             bring_pixels(obs, missing, session, runner)
+            runner.load = full
         document = module.run(obs, params, runner, until)
         export(obs, session, runner, document)
     return obs

@@ -33,9 +33,9 @@ from streamimg3.store.documents import BackgroundSet, CalibratedExposure, Calibr
 Pixels = NDArray[np.generic]
 _FLOATS = ("sci", "err", "var_poisson", "var_rnoise", "var_flat")
 _ROWS = 256  # of a background's mean: a task, and a shard of the store
-_REST = 72 * MIB  # open files, their headers, buffers of remote ones
+_REST = 6 * MIB  # headers of open files, beside what the runner allows for codecs
 _FILE = 2 * MIB  # of one more file that is open
-_LIBRARIES = 24 * MIB  # astropy.stats, which leaves outliers out
+LIBRARIES = 34 * MIB  # what this module imports, astropy's FITS and statistics, writing with zarr
 WORKING = BAND * PIXEL  # bytes beside the planes that are handed out
 
 
@@ -319,7 +319,7 @@ def background_tasks(document: CalibrationDocument, depths: Mapping[str, int]) -
             whole = 12 * (y1 - y0) * nx
             most, least = (rest + whole + rows * row for rows in (y1 - y0, 1))
             item = (number, y0, y1)
-            tasks.append(Task(f"b{number:04d}r{y0:05d}", most, least, reads, writes, item, libraries=_LIBRARIES))
+            tasks.append(Task(f"b{number:04d}r{y0:05d}", most, least, reads, writes, item, libraries=LIBRARIES))
     return tasks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import posixpath
 from collections.abc import Mapping
@@ -32,12 +33,13 @@ from streamimg3.products import exposure_task, mosaic_task, rest_of
 from streamimg3.session import Session
 from streamimg3.stages import flat_field
 from streamimg3.stages.calibrated_band import FlatPixels
-from streamimg3.store import Observation
+from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument, RunDocument
+from streamimg3.store.layout import cube_chunking
 
 _KINDS = ("cal", "i2d", *SUFFIXES, "combinedbackground", "interpolatedflat")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
-_BLOCK = 32 * MIB  # of a cube: a chunk through all integrations that it has, and what decodes it
+_OTHERS = 36 * MIB  # what products of many exposures hold beside pixels and these do not, measured
 _ROWS = 128
 _Made = tuple[tuple[str, str], ...]
 
@@ -64,7 +66,8 @@ def export_calibrated(obs: Observation, session: Session, runner: Runner, run: R
     document = image2.calibration(obs)
     work = partial(_work, obs=obs, destination=session.output_dir, options=dict(session.storage_options))
     none: _Made = ()
-    made = runner.fold(work, _tasks(obs, document, run, rest_of(session)), none, "export")
+    tasks = _tasks(obs, document, run, rest_of(session) - _OTHERS)
+    made = runner.fold(work, tasks, none, "export")
     written = [url for kind in _KINDS for k, url in made if k == kind]
     written.append(_write_lock(obs, document, session))
     for url in written:
@@ -81,9 +84,9 @@ def _tasks(obs: Observation, document: CalibrationDocument, run: RunDocument, re
         if mosaic is not None:
             tasks.append(mosaic_task(f"i2d-{name}", mosaic.shape, mosaic.tile, rest))
     for record, entry in zip(obs.records(), document.exposures, strict=True):
-        more = _BLOCK if record.integrations else 0
+        more = _block(record) if record.integrations else 0
         tasks.append(replace(exposure_task(record.index, record.shape, rest + more), key=f"cal-{record.index:06d}"))
-        need = rest + WORKING + record.shape[1] * _ROWS * 16 + _BLOCK
+        need = rest + WORKING + record.shape[1] * _ROWS * 16 + more
         kinds = [s for s in SUFFIXES if getattr(params, s).save_results and entry.statuses.get(s) == "COMPLETE"]
         if params.bkg_subtract.save_combined_background and entry.background is not None:
             kinds.append("combinedbackground")
@@ -91,6 +94,12 @@ def _tasks(obs: Observation, document: CalibrationDocument, run: RunDocument, re
             kinds.append("interpolatedflat")
         tasks += [Task(f"{k}-{record.index:06d}", need, need, item=record.index, libraries=_LIBRARIES) for k in kinds]
     return tasks
+
+
+def _block(record: ExposureRecord) -> int:
+    """Bytes of the integrations of a cube that are read together, and of what decodes them."""
+    depth = cube_chunking(record.shape, record.integrations)[0][0]
+    return 0 if depth == 1 else 8 * depth * math.prod(record.shape)
 
 
 def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, str]) -> _Made:
@@ -101,7 +110,7 @@ def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, 
     from streamimg3.formats.crf import band_rows
 
     kind, _, name = task.key.partition("-")
-    limit = resident() + task.limit
+    limit = resident() + task.limit + _OTHERS  # the writers keep that free
     if kind == "i2d":
         return ((kind, i2d.export_i2d(obs, destination, options, name=name, limit=limit)),)
     exposure = obs.exposures(aligned=False)[task.item if isinstance(task.item, int) else task.item[0]]

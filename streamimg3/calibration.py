@@ -41,7 +41,8 @@ _CODE = 1  # raised when the pixels that a given input leads to change
 _SKIPPED = "SKIPPED"
 
 
-def _crds() -> CrdsModule:
+def crds_package() -> CrdsModule:
+    """Import the crds package, which chooses reference files by its mappings."""
     return cast(CrdsModule, importlib.import_module("crds"))
 
 
@@ -53,7 +54,7 @@ def references(params: image2.Params, session: Session) -> References:
         for reftype in kinds
         if (url := getattr(getattr(params, step), f"override_{reftype}", None))
     }
-    return References(overrides, session.references, session.storage_options, session.offline, _crds)
+    return References(overrides, session.references, session.storage_options, session.offline, crds_package)
 
 
 @dataclass

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from streamimg3.pipelines import image2, image3
+from typing import TYPE_CHECKING
+
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.documents import ApertureDocument, OutputWcsDocument, SkyListDocument
 
+if TYPE_CHECKING:
+    from streamimg3.pipelines import coron3, image2, image3, tso3
 
-def output_wcs(params: image2.Params | image3.Params, session: Session) -> OutputWcsDocument | None:
+    Params = image2.Params | image3.Params | coron3.Params | tso3.Params
+
+
+def output_wcs(params: Params, session: Session) -> OutputWcsDocument | None:
     """Read the user's output WCS, if there is one; needs no store, so that a bad file is refused before any work."""
     if not params.resample.output_wcs or "resample" in params.skip:
         return None
@@ -17,14 +23,29 @@ def output_wcs(params: image2.Params | image3.Params, session: Session) -> Outpu
     return read_output_wcs(params.resample.output_wcs, session.storage_options)
 
 
-def bring(obs: Observation, params: image3.Params, session: Session) -> None:
-    """Read star lists, reference catalogue, sky levels and aperture corrections into a store.
+def bring(obs: Observation, params: Params, session: Session) -> None:
+    """Read star lists, reference catalogue, sky levels, aperture corrections or weights of pixels into a store.
 
     Raises
     ------
     InputError
         If a file is missing or is not what it should be.
     """
+    if params.pipeline == "tso3":
+        from streamimg3 import series
+
+        series.bring(obs, params, session)
+    elif params.pipeline == "coron3":
+        from streamimg3.coronagraphy import bring_psfmasks
+
+        bring_psfmasks(obs, params, session)
+    elif params.pipeline == "image3":
+        _bring_image3(obs, params, session)
+
+
+def _bring_image3(obs: Observation, params: image3.Params, session: Session) -> None:
+    from streamimg3.pipelines import image3
+
     steps = [s for s in image3.applicable(obs) if s not in params.skip]
     if "tweakreg" in steps:
         _stars(obs, params, session)

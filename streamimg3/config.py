@@ -199,6 +199,13 @@ def _step_name(name: str) -> str:
         "bkgsubtract": "bkg_subtract",
         "backgroundsubtraction": "bkg_subtract",
         "flatfield": "flat_field",
+        "tsophotometry": "tso_photometry",
+        "extract1d": "extract_1d",
+        "whitelight": "white_light",
+        "pixelreplace": "pixel_replace",
+        "adaptivetracemodel": "adaptive_trace_model",
+        "stackrefs": "stack_refs",
+        "alignrefs": "align_refs",
     }
     plain = name.lower().removesuffix("step")
     return aliases.get(plain, plain)
@@ -262,8 +269,24 @@ def pipeline_notes(settings: Settings) -> list[str]:
     return _unused(values, PIPELINE)
 
 
-def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[str]]:
-    """Make the parameters of a step.
+def without_absent(settings: Settings, absent: tuple[str, ...]) -> Settings:
+    """Return settings without steps of the reference that are not here, as long as the user skips them.
+
+    Raises
+    ------
+    InputError
+        If the user wants such a step.
+    """
+    wanted = [s for s in absent if s in settings and settings[s].get("skip", True) is not True]
+    if wanted:
+        raise InputError(f"{wanted[0]} is not available: leave it out (jwst, too, skips it unless told otherwise)")
+    return {step: values for step, values in settings.items() if step not in absent}
+
+
+def build(
+    kind: type[T], values: Mapping[str, Any], step: str, unused_here: Mapping[str, str] | None = None
+) -> tuple[T, list[str]]:
+    """Make the parameters of a step; ``unused_here`` are those of the reference that have no meaning in it, and why.
 
     Returns
     -------
@@ -277,19 +300,19 @@ def build(kind: type[T], values: Mapping[str, Any], step: str) -> tuple[T, list[
     InputError
         If a parameter is unknown or of the wrong type.
     """
-    hints = typing.get_type_hints(kind)
+    hints, reasons = typing.get_type_hints(kind), {**_WITHOUT_MEANING, **(unused_here or {})}
     values, notes = _modern(values, step)
     chosen, unused = {}, {}
     for name, value in values.items():
         if name in hints:
             chosen[name] = _coerce(hints[name], value, f"{step}.{name}")
-        elif name in _WITHOUT_MEANING:
+        elif name in reasons:
             unused[name] = value
         else:
             raise InputError(
                 f"unknown parameter {step}.{name}{_close(name, hints)}: see 'streamimg3 run --help' or the README"
             )
-    return kind(**chosen), notes + _unused(unused, step) + _ignored(chosen, step)
+    return kind(**chosen), notes + _unused(unused, step, reasons) + _ignored(chosen, step)
 
 
 def _modern(values: Mapping[str, Any], step: str) -> tuple[dict[str, Any], list[str]]:
@@ -313,12 +336,12 @@ def _modern(values: Mapping[str, Any], step: str) -> tuple[dict[str, Any], list[
     return renamed, notes
 
 
-def _unused(values: Mapping[str, Any], step: str) -> list[str]:
+def _unused(values: Mapping[str, Any], step: str, why: Mapping[str, str] = _WITHOUT_MEANING) -> list[str]:
     """One line for each reason why parameters are not used; those that ask for nothing need none."""
     reasons: dict[str, list[str]] = {}
     for name, value in values.items():
         if value is not None and value not in ("", [], ()):
-            reasons.setdefault(_WITHOUT_MEANING[name], []).append(name)
+            reasons.setdefault(why[name], []).append(name)
     return [
         f"{step}.{', '.join(names)} {'is' if len(names) == 1 else 'are'} not used here: {why}"
         for why, names in reasons.items()
@@ -348,6 +371,8 @@ def _coerce(kind: Any, value: Any, where: str) -> Any:
         return _coerce(next(a for a in args if a is not type(None)), value, where)
     if origin is tuple:
         parts = value.replace(",", " ").split() if isinstance(value, str) else value
+        if args[-1] is Ellipsis and isinstance(parts, int | float) and not isinstance(parts, bool):
+            parts = [parts]
         if isinstance(parts, list | tuple) and args[-1] is Ellipsis:
             return tuple(_coerce(args[0], p, where) for p in parts)
         if not isinstance(parts, list | tuple) or len(parts) != len(args):

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, roomy_allocator
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.pipelines import image2
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument
 
 if TYPE_CHECKING:
-    from streamimg3.formats.association import Association
+    from streamimg3.calibrated_headers import Labels
+    from streamimg3.calibration import Plan
+    from streamimg3.formats.association import Association, Member
     from streamimg3.formats.ingest import Found
-    from streamimg3.formats.sources import Opener
+    from streamimg3.formats.sources import Opener, Source
+    from streamimg3.pipelines import coron3, image2, image3, tso3
     from streamimg3.store import ExposureRecord
 
 _LIBRARIES = 32 * MIB  # astropy's FITS
+_WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
+_LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
+_MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
+_ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
 _INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
+_LESS_REST = 12 * MIB  # where bands are calibrated, whose own memory is counted
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def bring_headers(
         If the memory cannot hold the tasks.
     """
     from streamimg3.formats import ingest as door
-    from streamimg3.formats.association import read_inputs
+    from streamimg3.formats.association import in_time, read_inputs
     from streamimg3.formats.sources import open_sources
 
     association = read_inputs([inputs] if isinstance(inputs, str) else list(inputs), session.storage_options)
@@ -90,6 +98,8 @@ def bring_headers(
         from streamimg3.calibration import planned
 
         association, plan = planned(association, params, session, until)
+    else:
+        association = in_time(association)
     obs = Observation.at(session.store or _default_store(session, association.product), session.storage_options)
     root = _own(obs, session.force)
     if runner is not None and not root.get("ingested"):
@@ -97,19 +107,19 @@ def bring_headers(
     for note in association.notes:
         session.progress.note(note)
     plan = plan.dated(obs) if plan else None
-    members = association.members if plan else association.science
+    members = association.members if plan else association.exposures
     mark = digest(1, door.fingerprints(members, session.storage_options), *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
-        session.progress.note(f"ingest: {len(association.science)} files unchanged, kept")
+        session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
         session.hold(obs)
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
-    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.science]):
+    if root.get("ingested") and not session.force and not _same_members(obs, [m.url for m in association.exposures]):
         raise InputError(
             f"{obs.url} holds other exposures: give another --store, or --force-ingest to replace them and all results"
         )
-    opener: Opener = plan.labels.opened if plan else open_sources
+    opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
     tasks = _ingest_tasks(found, calibrated=plan is not None)
     means = plan.means if plan else ()
@@ -123,6 +133,36 @@ def bring_headers(
             plan.create(obs, found[0].record.bunit)
         ledger.mark("_created")
     return obs, Missing(association, found, tasks, mark, plan.document if plan else None, means)
+
+
+def _labelled(members: Sequence[Member], plan: Plan, runner: Runner | None) -> Opener:
+    """Return what opens members as the calibrated exposures that they become; the workers make the WCSs of many."""
+    if runner is None or runner.workers == 1 or len(members) < _MANY:
+        return plan.labels.opened
+    work = partial(_label_work, members=tuple(members), labels=plan.labels)
+    need, count = _LABELS, len(members)
+    tasks = [
+        Task(f"w{first:06d}", need, need, item=(first, min(first + _TOGETHER, count)), libraries=_WCS_LIBRARIES)
+        for first in range(0, count, _TOGETHER)
+    ]
+    none: tuple[Source, ...] = ()
+    made = runner.fold(work, tasks, none, "assign_wcs")
+    return partial(_at_hand, {m.url: source for m, source in zip(members, made, strict=True)})
+
+
+def _label_work(task: Task, *, members: tuple[Member, ...], labels: Labels) -> tuple[Source, ...]:
+    """Make WCS and headers of some exposures."""
+    made: list[Source] = []
+    for member in members[slice(*task.item)] if isinstance(task.item, tuple) else ():
+        with labels.opened(member, labels.options) as sources:
+            made += sources
+    return tuple(made)
+
+
+@contextmanager
+def _at_hand(made: Mapping[str, Source], member: Member, options: Mapping[str, str]) -> Iterator[list[Source]]:
+    """Open a member of which everything is known."""
+    yield [made[member.url]]
 
 
 def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
@@ -185,7 +225,7 @@ def _same_members(obs: Observation, urls: list[str]) -> bool:
     if calibrated is not None:
         return [e.url for e in calibrated.exposures] == urls
     document = obs.document(AssociationDocument)
-    return document is not None and [m.url for m in document.members if m.exptype.lower() == "science"] == urls
+    return document is not None and [m.url for m in document.exposures] == urls
 
 
 def _default_store(session: Session, product: str) -> str:
@@ -202,18 +242,19 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
     from streamimg3.store.cubes import cube_stacks
     from streamimg3.store.layout import chunking, cube_chunking
 
+    rest = _LESS_REST if calibrated else _INGEST_REST
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
             files.setdefault(f.member, []).append(f.record)
     tasks = []
     for number, mine in files.items():
-        need = max(band_memory(r.shape) for r in mine) + _INGEST_REST
+        need = max(band_memory(r.shape) for r in mine) + rest
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
         task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
         tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
     for stack in cube_stacks([f.record for f in found]):
-        (ny, nx), need = stack.shape, block_memory(stack) + _INGEST_REST
+        (ny, nx), need = stack.shape, block_memory(stack) + rest
         for number, (first, last) in enumerate(stack.blocks()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
@@ -225,10 +266,12 @@ def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task
 
 def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
     """Return a task that holds all planes of its shard besides, if it may."""
-    from streamimg3.calibrated_pixels import WORKING
+    from streamimg3.calibrated_pixels import LIBRARIES, WORKING
+    from streamimg3.store.layout import FLAT_PLANES
 
     least = task.least + WORKING
-    return replace(task, nbytes=least + pixels * 4 * len(record.planes), least=least)
+    own = [plane for plane in record.planes if plane not in FLAT_PLANES]
+    return replace(task, nbytes=least + pixels * 4 * len(own), least=least, libraries=LIBRARIES)
 
 
 def _ingest_work(
@@ -247,18 +290,19 @@ def _ingest_work(
 
         opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
     order = read_order(obs, mark)
-    if isinstance(task.item, int):
-        store_member(obs, *order[task.item], options, opener)
-    else:
-        ny, nx, number = task.item
-        store_block(obs, order, (ny, nx, number), options, opener)
+    with roomy_allocator(_ROOM) if calibration else nullcontext():
+        if isinstance(task.item, int):
+            store_member(obs, *order[task.item], options, opener)
+        else:
+            ny, nx, number = task.item
+            store_block(obs, order, (ny, nx, number), options, opener)
     return {"ingest": time.process_time() - start}
 
 
 def opened(
     inputs: str | Sequence[str],
     session: Session,
-    params: object,
+    params: image2.Params | image3.Params | coron3.Params | tso3.Params,
     until: str | None = None,
     runner: Runner | None = None,
 ) -> tuple[Observation, Missing | None]:
@@ -268,7 +312,7 @@ def opened(
     ----------
     inputs, session, until, runner
         As for :func:`bring_headers`.
-    params : object
+    params : Params
         Of the pipeline that wants the exposures; those of image2 calibrate them on their way.
 
     Raises
@@ -287,10 +331,10 @@ def opened(
             obs.require()
             session.hold(obs)
             obs.mend()
-            if isinstance(params, image2.Params):
+            if params.pipeline == "image2":
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
             return obs, None
-    if isinstance(params, image2.Params):
+    if params.pipeline == "image2":
         return bring_headers(names, session, params, until, runner)
     kept = _calibrated_members(names, session)
     return (kept, None) if kept is not None else bring_headers(names, session, runner=runner)
@@ -312,7 +356,7 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     if root is None or not root.get("ingested") or obs.document(CalibrationDocument) is None:
         return None
     association = read_table(absolute(names[0]), session.storage_options)
-    if [file_name(m.url) for m in association.science] != [r.filename for r in obs.records()]:
+    if [file_name(m.url) for m in association.exposures] != [r.filename for r in obs.records()]:
         return None
     for note in association.notes:
         session.progress.note(note)

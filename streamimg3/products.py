@@ -15,11 +15,13 @@ from streamimg3.store.documents import (
     AlignmentDocument,
     AssociationDocument,
     CatalogDocument,
+    MemberEntry,
     OutlierDocument,
     ResampleDocument,
     RunDocument,
 )
 from streamimg3.store.layout import CHUNK
+from streamimg3.store.series_documents import SeriesReferencesDocument
 
 MOSAIC = "resample"  # name of the document of the mosaic of all exposures
 # Measured while a product is written: bytes per pixel of an exposure's band, the metadata, and gwcs and asdf
@@ -64,6 +66,14 @@ def export(
         from streamimg3.calibrated_products import export_calibrated
 
         return export_calibrated(obs, session, runner, last)
+    if last is not None and last.pipeline == "tso3":
+        from streamimg3.series_products import export_tso3
+
+        return export_tso3(obs, session, runner, last)
+    if last is not None and last.pipeline == "coron3":
+        from streamimg3.coronagraphy_products import export_coron3
+
+        return export_coron3(obs, session, runner, last)
     statuses = last.statuses if last else {}
     mosaics = run.mosaics if run else _mosaics(obs)
     written = _streamed(obs, session, runner, statuses, mosaics)
@@ -106,6 +116,14 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
     session : Session
         Where the products go.
     """
+    if not tiles and all(r.integrations for r in obs.records()) and obs.document(SeriesReferencesDocument) is not None:
+        from streamimg3 import series_products
+
+        return series_products.foreseen_products(obs, session)
+    if any(m.exptype.strip().lower() == "psf" for m in _members(obs)):
+        from streamimg3.coronagraphy_products import foreseen_products
+
+        return foreseen_products(obs, session)
     rest = rest_of(session) + _GATHERED
     shapes = {r.shape for r in obs.records()}
     tasks = [exposure_task(0, max(shapes, key=lambda shape: shape[1]), rest)]
@@ -114,6 +132,12 @@ def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[
         side = max(box[2] - box[0] for task in tiles for _, box in task.writes)
         tasks.append(mosaic_task("i2d", (max(y for y, _ in corners), max(x for _, x in corners)), side, rest))
     return tasks
+
+
+def _members(obs: Observation) -> Sequence[MemberEntry]:
+    """Return the members of the association whose exposures are in a store."""
+    found = obs.document(AssociationDocument)
+    return found.exposures if found is not None else ()
 
 
 def rest_of(session: Session) -> int:
@@ -209,7 +233,7 @@ def _catalog(obs: Observation, session: Session) -> list[str]:
 
 
 def export_preview(obs: Observation, session: Session) -> list[str]:
-    """Write a PNG of every mosaic of a store.
+    """Write a PNG of every mosaic of a store; after tso3, of light curves, centroids and spectra.
 
     Returns
     -------
@@ -218,15 +242,21 @@ def export_preview(obs: Observation, session: Session) -> list[str]:
     """
     from streamimg3.formats.publish import open_product
     from streamimg3.report.preview import preview
+    from streamimg3.report.series import series_pictures
 
     association = obs.document(AssociationDocument)
     product = association.product if association else "mosaic"
+    last = obs.document(RunDocument)
+    if last is not None and last.pipeline == "tso3":
+        pictures = {f"{product}_{kind}.png": data for kind, data in series_pictures(obs).items()}
+    else:
+        roots = {n: product if n == MOSAIC else n.removeprefix(f"{MOSAIC}-") for n in _mosaics(obs)}
+        pictures = {f"{root}_i2d.png": preview(obs, name) for name, root in roots.items()}
     written = []
-    for name in _mosaics(obs):
-        root = product if name == MOSAIC else name.removeprefix(f"{MOSAIC}-")
-        url = f"{normalise(session.output_dir)}/{root}_i2d.png"
+    for file, data in pictures.items():
+        url = f"{normalise(session.output_dir)}/{file}"
         with open_product(url, session.storage_options) as sink:
-            sink.write(preview(obs, name))
+            sink.write(data)
         session.progress.note(f"wrote {url}")
         written.append(url)
     return written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
 from streamimg3.engine.cluster import Cluster, connect
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import InputError
+from streamimg3.errors import InputError, TaskError
+from streamimg3.pipelines import module_of
 from streamimg3.store import Observation
 from streamimg3.store.lease import Lease
 
@@ -24,12 +25,36 @@ DEFAULT_MEMORY = "2GiB"
 TASK_LIMIT = 3600.0  # s
 
 
-def _load() -> None:
-    """Load what every worker needs."""
+def load(pipeline: str = "image3") -> None:
+    """Load what every worker of a pipeline needs."""
     import streamimg3.formats.ingest
-    import streamimg3.kernels.ready
-    import streamimg3.pipelines.image2
-    import streamimg3.pipelines.image3  # noqa: F401
+    import streamimg3.kernels.ready  # noqa: F401
+
+    module_of(pipeline)
+
+
+def load_ingest() -> None:
+    """Load what it takes to bring pixels in."""
+    import streamimg3.formats.ingest  # noqa: F401
+
+
+def load_series() -> None:
+    """Load what every worker of time series needs that makes no mosaics."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready_series
+    import streamimg3.pipelines.tso3  # noqa: F401
+
+
+def _compile(progress: Progress) -> None:
+    """See to it that the loops are compiled, before workers start and each does it by itself."""
+    from streamimg3.kernels.first_run import compile_loops, compiled
+
+    if not compiled():
+        progress.note("the first run of this installation: compiling, about a minute")
+        try:
+            compile_loops()
+        except RuntimeError as error:
+            raise TaskError(str(error)) from error
 
 
 @dataclass
@@ -61,6 +86,8 @@ class Session:
         any executor. Workers of a cluster keep to their own memory limits, ``memory`` is then for those that have none.
     task_limit : float or None
         Seconds that a task may take before its worker counts as hanging.
+    load : callable
+        Loads what the work needs in each of its processes; a function of a module.
     """
 
     store: str | None = None
@@ -74,6 +101,7 @@ class Session:
     references: str = ""
     cluster: str | Executor | Client | None = None
     task_limit: float | None = TASK_LIMIT
+    load: Callable[[], None] = field(default=load, repr=False)
     _crew: Executor | Cluster | None = field(default=None, init=False, repr=False)
     _leases: dict[str, Lease] | None = field(default=None, init=False, repr=False)
 
@@ -95,7 +123,8 @@ class Session:
         if workers > 1 and passing:
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
-        return Runner(memory, workers, self.progress, self._workers(), _load, self.task_limit, self.check)
+        _compile(self.progress)
+        return Runner(memory, workers, self.progress, self._workers(), self.load, self.task_limit, self.check)
 
     def _workers(self) -> Executor | Cluster | None:
         """Who works instead of processes of this machine; a cluster is connected once."""
@@ -103,7 +132,9 @@ class Session:
             if isinstance(self.cluster, Executor):
                 self._crew = self.cluster
             else:
-                self._crew = Cluster(connect(self.cluster) if isinstance(self.cluster, str) else self.cluster, _load)
+                self._crew = Cluster(
+                    connect(self.cluster) if isinstance(self.cluster, str) else self.cluster, self.load
+                )
                 self.progress.note(f"cluster: {self._crew.describe()}")
         return self._crew
 

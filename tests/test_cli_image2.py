@@ -16,6 +16,7 @@ import pytest
 from astropy.io import fits
 
 import streamimg3
+from streamimg3 import Observation
 from tests.conftest import command_line
 from tests.pipelines.rates import Case, Rate, make
 
@@ -54,6 +55,23 @@ def test_a_folder_of_references_serves_all(case: Case, tmp_path: Path) -> None:
     made = command_line("export", str(tmp_path / "x.zarr"), "--output-dir", str(tmp_path / "again"))
     assert made.returncode == 0, made.stderr
     assert sums(tmp_path / "again") == sums(tmp_path)
+
+
+def test_workers_make_the_wcs_of_many(tmp_path: Path) -> None:
+    """From 8 exposures on; the same as one process makes."""
+    case = make(tmp_path / "rates", {f"jw{n:02d}_nrca2": (Rate(n), ()) for n in range(1, 10)})
+    found = {}
+    for workers in ("1", "2"):
+        folder = tmp_path / workers
+        folder.mkdir()
+        said = command_line(*arguments(case, folder)[:-1], workers)
+        assert said.returncode == 0, said.stderr
+        assert ("assign_wcs: 3 tasks" in said.stderr) == (workers == "2")
+        records = Observation.at(str(folder / "x.zarr")).records()
+        found[workers] = sums(folder), [(r.name, r.s_region, r.checksums["sci"]) for r in records]
+        regions = [fits.getheader(path, "SCI")["S_REGION"] for path in sorted(folder.glob("*_cal.fits"))]
+        assert regions == [r.s_region for r in records]
+    assert found["1"] == found["2"] and len(found["1"][0]) == 18
 
 
 def test_without_references_one_line_says_what_to_give(case: Case, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import re
 import resource
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from streamimg3.engine.task import Task
@@ -19,6 +20,7 @@ MIB = 2**20
 WORKER = 190 * MIB
 SERVER = 40 * MIB  # the fork server that starts workers, and Python's resource tracker
 SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
+MORE = 16 * MIB  # the same in each further process
 USABLE = 0.75  # of the limit of a cluster's worker: Dask holds workers up at 0.8 and ends them at 0.95
 _UNITS = {
     "": 1,
@@ -107,9 +109,28 @@ def steady_allocator() -> None:
     libraries have no such call and are left as they are.
     """
     trim, mmap, arenas = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of <malloc.h>
+    _allocator_options({mmap: 4 * MIB, trim: 4 * MIB, arenas: 2})
+
+
+@contextmanager
+def roomy_allocator(nbytes: int) -> Iterator[None]:
+    """Let the allocator keep so many bytes of freed memory for a while, for work that asks for the same again and again.
+
+    Bands of a dozen planes are several MiB, that the system would otherwise take away and hand out again, page by page.
+    """
+    trim = -1
+    _allocator_options({trim: nbytes})
+    try:
+        yield
+    finally:
+        _allocator_options({trim: 4 * MIB})
+        give_back()
+
+
+def _allocator_options(values: Mapping[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for option, value in ((mmap, 4 * MIB), (trim, 4 * MIB), (arenas, 2)):
+        for option, value in values.items():
             mallopt(option, value)
 
 
@@ -182,7 +203,7 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int 
 
     def overhead(n: int) -> int:
         idle = _overhead(n) if helpers is None or n != workers else helpers
-        return idle + n * libraries if n > 1 else idle
+        return idle + n * libraries + (n - 1) * MORE if n > 1 else idle
 
     if memory is None:
         return Share(workers, most, driver + overhead(workers) + workers * most)

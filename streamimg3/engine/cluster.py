@@ -234,8 +234,13 @@ def _told(error: BaseException | None) -> BaseException:
 
 
 @lru_cache(maxsize=1)
-def _settled(load: Callable[[], None]) -> None:
+def _steadied() -> None:
     steady_allocator()
+
+
+def _settled(load: Callable[[], None]) -> None:
+    """Load what tasks need; what is loaded already costs next to nothing."""
+    _steadied()
     load()
 
 

@@ -91,7 +91,9 @@ def guarded(work: Work[T], task: Task) -> Done[T]:
     """Run a task; errors of ours pass, others become a TaskFailure with what a person needs to find the cause."""
     start = time.process_time()
     try:
-        return Done(task.key, work(task), time.process_time() - start)
+        value = work(task)
+        give_back()  # else what one task has freed is held, and counted, beside what the next one needs
+        return Done(task.key, value, time.process_time() - start)
     except StreamImgError:
         raise
     except MemoryError:

@@ -59,9 +59,9 @@ def asdf_unit(tree: dict[str, object], units: Sequence[Unit], columns: Sequence[
     """
     for unit in units:
         if isinstance(unit, Image):
-            tree[_NAMES.get(unit.name, unit.name.lower())] = _reference(unit.name, unit.dtype, unit.shape)
+            tree[_NAMES.get(unit.name, unit.name.lower())] = reference(unit.name, unit.dtype, unit.shape)
     if columns:
-        tree["hdrtab"] = _reference("HDRTAB", [_column_type(c) for c in columns], (len(columns[0].values),))
+        tree["hdrtab"] = reference("HDRTAB", [_column_type(c) for c in columns], (len(columns[0].values),))
     tree["_fits_hash"] = hashlib.sha256(b"".join(u.header.tostring().encode("ascii") for u in units)).hexdigest()
     put(tree, "extra_fits.PRIMARY.header", _extra_cards(tree, units[0].header))
     text = asdf_bytes(tree)
@@ -77,11 +77,11 @@ def _extra_cards(tree: dict[str, object], primary: fits.Header) -> list[object]:
     return known + [[c.keyword, c.value, c.comment] for c in primary.cards if c.keyword == OWN_KEYWORD]
 
 
-def _reference(extension: str, datatype: object, shape: tuple[int, ...]) -> object:
+def reference(extension: str, datatype: object, shape: tuple[int, ...], version: int = 1) -> object:
     """Return an array that lies in another extension of the same file, as JWST's data models refer to it."""
     from asdf.tagged import TaggedDict
 
-    facts = {"source": f"fits:{extension},1", "datatype": datatype, "byteorder": "big", "shape": list(shape)}
+    facts = {"source": f"fits:{extension},{version}", "datatype": datatype, "byteorder": "big", "shape": list(shape)}
     return TaggedDict(facts, NDARRAY)
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from streamimg3.errors import InputError
@@ -17,12 +17,14 @@ from streamimg3.formats.names import (
     file_name,
     looks_like_fits,
     relative_to,
+    root_name,
     without_companions,
 )
+from streamimg3.store.series import segment_number, series_name
 
 _TABLES = (".json", ".yaml", ".yml")
 _LEVEL2 = re.compile(r"lv2|level2|(image|spec|tso|wfs-image)-?2\b", re.IGNORECASE)
-_COMBINED = ("science", "psf")  # roles that have a place in a level-3 product
+COMBINED = ("science", "psf")  # roles that have a place in a level-3 product
 _NOTHING = ("", "null", "none")  # what stands where an exposure has no trouble
 
 JSON: TypeAlias = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
@@ -102,6 +104,11 @@ class Association:
         """The members to be combined, in association order (their order fixes context bits)."""
         return tuple(member for member in self.members if member.exptype.strip().lower() == "science")
 
+    @property
+    def exposures(self) -> tuple[Member, ...]:
+        """The members whose pixels come into a store: science, and reference stars (psf), in association order."""
+        return tuple(member for member in self.members if member.exptype.strip().lower() in COMBINED)
+
 
 def read_inputs(inputs: Sequence[str], options: Mapping[str, str]) -> Association:
     """Read what a run is given; no file but the association is opened.
@@ -131,7 +138,8 @@ def read_inputs(inputs: Sequence[str], options: Mapping[str, str]) -> Associatio
     if tables and len(inputs) > 1:
         raise InputError(f"{tables[0]}: is an association and must be the only input; {len(inputs)} were given")
     association = read_table(absolute(tables[0]), options) if tables else _from_files(inputs, options)
-    check_members(association, options)
+    for role in COMBINED:
+        check_members(association, options, role)
     return association
 
 
@@ -200,7 +208,7 @@ def read_table(url: str, options: Mapping[str, str]) -> Association:
         program=_text(content, "program"),
         target=_text(content, "target"),
         asn_type=_text(content, "asn_type"),
-        notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), _COMBINED),
+        notes=_notes(content, wanted, file_name(url)) if level2 else _notes(content, wanted, file_name(url), COMBINED),
         products=tuple(_product(product, url) for product in products) if level2 else (),
     )
     if not association.science:
@@ -318,3 +326,15 @@ def _expand(name: str, options: Mapping[str, str]) -> list[str]:
     if not files:
         raise InputError(f"{name}: {what} (.fits .fit .fts, also .gz and .fz)")
     return files
+
+
+def in_time(association: Association) -> Association:
+    """Return an association whose segments follow one another: exposures as listed, each one's files by segment."""
+    names = [root_name(m.url) for m in association.members]
+    if not any(map(segment_number, names)):
+        return association
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(series_name(name), place)
+    order = sorted(range(len(names)), key=lambda i: (first[series_name(names[i])], segment_number(names[i]) or 0, i))
+    return replace(association, members=tuple(association.members[i] for i in order))

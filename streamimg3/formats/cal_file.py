@@ -27,10 +27,10 @@ from streamimg3.store import Exposure
 from streamimg3.store.layout import PLANES, TIMES, cube_chunking
 
 # Planes in the order of JWST's files; the table of times of a cube comes in between
-_BEFORE = {"sci": "SCI", "err": "ERR", "dq": "DQ", "area": "AREA"}
+_BEFORE = {"sci": "SCI", "err": "ERR", "dq": "DQ", "wavelength": "WAVELENGTH", "area": "AREA"}
 _AFTER = {"var_poisson": "VAR_POISSON", "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}
 EXTENSIONS = {**_BEFORE, **_AFTER}
-SHARED = ("area",)  # one image for all integrations
+SHARED = ("area", "wavelength")  # one image for all integrations
 _TITLES = {name: name.replace("mjd_utc", "MJD_UTC").replace("bjd_tdb", "BJD_TDB") for name in TIMES}
 
 ReadPlane = Callable[[str, int, int, int], NDArray[np.generic]]
@@ -159,7 +159,7 @@ def _joined(header: fits.Header) -> str:
 def _notes(source: Source, no_region: bool, planes: tuple[str, ...]) -> tuple[str, ...]:
     """What an exposure lacks, in the words in which its product would be described."""
     region = ["no S_REGION"] if no_region else []
-    absent = [f"no {extension}" for plane, extension in EXTENSIONS.items() if plane not in planes]
+    absent = [f"no {extension}" for plane, extension in EXTENSIONS.items() if plane not in (*planes, "wavelength")]
     order = ["SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "AREA"]
     absent.sort(key=lambda text: order.index(text.removeprefix("no ")))
     times = [note for note in source.notes if "INT_TIMES" in note]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -132,7 +133,41 @@ def table(name: str, columns: Sequence[tuple[str, str]], data: bytes, rows: int)
     return Whole(fits.Header(cards), data)
 
 
-Unit = Image | Whole
+@dataclass(frozen=True)
+class Rows:
+    """A binary table whose rows are read when they are due.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+        Complete.
+    count, width : int
+        Rows, and bytes of one.
+    read : callable
+        ``read(first, last)`` returns rows as an array of a packed big-endian structured dtype of this width; it is called
+        from one background thread, never twice at a time.
+    band : int
+        Rows that are read at a time.
+    """
+
+    header: fits.Header
+    count: int
+    width: int
+    read: Callable[[int, int], NDArray[np.void]] = field(repr=False)
+    band: int = 64
+
+    @property
+    def name(self) -> str:
+        """EXTNAME."""
+        return str(self.header["EXTNAME"])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the rows."""
+        return self.count * self.width
+
+
+Unit = Image | Whole | Rows
 
 
 def write_units(sink: Sink, units: Sequence[Unit]) -> int:
@@ -174,7 +209,8 @@ def _write_unit(sink: Sink, unit: Unit, bands: _Ahead) -> int:
         size = len(unit.data)
     else:
         for _ in range(_band_count(unit)):
-            sink.write(_big_endian(bands.take(), unit.dtype))
+            band = bands.take()
+            sink.write(_big_endian(band, unit.dtype) if isinstance(unit, Image) else _packed(band, unit))
         size = unit.nbytes
     padding = -size % BLOCK
     sink.write(bytes(padding))
@@ -191,7 +227,7 @@ class _Ahead:
 
     def _start(self) -> Future[NDArray[np.generic]] | None:
         job = next(self._jobs, None)
-        return None if job is None else self._reader.submit(_read, *job)
+        return None if job is None else self._reader.submit(job)
 
     def take(self) -> NDArray[np.generic]:
         """Return the band that is due."""
@@ -207,7 +243,7 @@ class _Ahead:
             self._next.cancel()
 
 
-_Job = tuple[Image, tuple[int, ...], int, int]
+_Job = Callable[[], NDArray[np.generic]]
 
 
 def _jobs(units: Sequence[Unit]) -> Iterator[_Job]:
@@ -215,11 +251,23 @@ def _jobs(units: Sequence[Unit]) -> Iterator[_Job]:
         if isinstance(unit, Image):
             for lead in np.ndindex(unit.shape[:-2]):
                 for y0 in range(0, unit.shape[-2], unit.rows):
-                    yield unit, lead, y0, min(y0 + unit.rows, unit.shape[-2])
+                    yield partial(_read, unit, lead, y0, min(y0 + unit.rows, unit.shape[-2]))
+        elif isinstance(unit, Rows):
+            for first in range(0, unit.count, unit.band):
+                yield partial(unit.read, first, min(first + unit.band, unit.count))
 
 
-def _band_count(image: Image) -> int:
-    return math.prod(image.shape[:-2]) * -(-image.shape[-2] // image.rows)
+def _band_count(unit: Image | Rows) -> int:
+    if isinstance(unit, Rows):
+        return -(-unit.count // unit.band)
+    return math.prod(unit.shape[:-2]) * -(-unit.shape[-2] // unit.rows)
+
+
+def _packed(rows: NDArray[np.generic], unit: Rows) -> memoryview:
+    """Return the bytes of some rows of a table."""
+    if rows.dtype.itemsize != unit.width or not rows.flags.c_contiguous:
+        raise ValueError(f"{unit.name}: got rows of {rows.dtype.itemsize} bytes, not {unit.width}")
+    return rows.view(np.uint8).reshape(-1).data
 
 
 def _read(image: Image, lead: tuple[int, ...], y0: int, y1: int) -> NDArray[np.generic]:

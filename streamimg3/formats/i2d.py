@@ -23,6 +23,7 @@ from streamimg3.formats.publish import UPLOAD_MEMORY, open_product
 from streamimg3.formats.step_facts import StepFacts
 from streamimg3.geometry import Box
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import KlipDocument
 from streamimg3.store.documents import AssociationDocument, ResampleDocument
 
 _EXTENSIONS = {
@@ -82,21 +83,24 @@ def export_i2d(
     document = obs.document(ResampleDocument, name)
     if document is None:
         raise InputError(f"{obs.url} holds no finished mosaic '{name}': run image3 first")
-    url = _url(obs, destination, name)
+    url = mosaic_url(obs, destination, name)
     if limit is not None and is_remote(url):
         limit -= UPLOAD_MEMORY
-    units = _units(obs, _mosaic(obs, document, url, statuses or {}), limit)
+    units = _units(obs, mosaic_of(obs, document, url, statuses or {}), limit)
     with open_product(url, options) as product:
         write_units(product, units)
     return url
 
 
-def _url(obs: Observation, destination: str, name: str) -> str:
+def mosaic_url(obs: Observation, destination: str, name: str) -> str:
+    """Return where a mosaic is written: in a folder under the name of its product, or the destination itself."""
     if destination.lower().endswith(".fits"):
         return absolute(destination)
     association = obs.document(AssociationDocument)
     if name.startswith(_ALONE):
         root = name.removeprefix(_ALONE)
+    elif (number := _components(obs, name)) is not None:
+        root = f"{association.product if association is not None else ''}_kl{number}".lstrip("_")
     elif name != "resample":  # one exposure group; the name is the one the reference gives to such mosaics
         root = f"{name.removeprefix('resample-')}_outlier"
     else:
@@ -106,12 +110,21 @@ def _url(obs: Observation, destination: str, name: str) -> str:
     return posixpath.join(folder, f"{root}_i2d.fits") if is_remote(folder) else os.path.join(folder, f"{root}_i2d.fits")
 
 
-def _mosaic(obs: Observation, document: ResampleDocument, url: str, statuses: Mapping[str, str]) -> Mosaic:
+def _components(obs: Observation, name: str) -> int | None:
+    """Number of components that were subtracted before a mosaic was made, where there are mosaics of several numbers."""
+    found = obs.document(KlipDocument)
+    numbers = found.truncate if found is not None and len(found.truncate) > 1 else ()
+    return next((k for k in numbers if name == f"resample-kl{k}"), None)
+
+
+def mosaic_of(obs: Observation, document: ResampleDocument, url: str, statuses: Mapping[str, str]) -> Mosaic:
+    """Return what the headers of a mosaic that is written to `url` are made from."""
     alone = document.path.startswith(_ALONE.replace("-", "/"))
     everything = obs.exposures(aligned=not alone)
     chosen = tuple(everything[i] for i in document.exposures) if document.exposures else everything
     name = posixpath.basename(url) if is_remote(url) else os.path.basename(url)
-    return Mosaic(document, chosen, name, StepFacts() if alone else StepFacts.of(obs, statuses))
+    facts = StepFacts() if alone else StepFacts.of(obs, statuses)
+    return Mosaic(document, chosen, name, facts, untouched="klip" in statuses)
 
 
 def _units(obs: Observation, mosaic: Mosaic, limit: int | None) -> list[Unit]:

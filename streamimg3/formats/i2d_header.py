@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -89,12 +89,15 @@ class Mosaic:
         Name of the product.
     facts : StepFacts
         How the pipeline's steps ended and what they found about the exposures.
+    untouched : bool
+        HDRTAB lists the exposures as they came, without what the steps say.
     """
 
     document: ResampleDocument
     exposures: tuple[Exposure, ...]
     filename: str
     facts: StepFacts
+    untouched: bool = False
 
     @property
     def is_jwst(self) -> bool:
@@ -172,6 +175,7 @@ def total_of(values: Sequence[float | None]) -> float | None:
 
 
 def own_card() -> fits.Card:
+    """Return the card that names the version of this software."""
     try:
         number = version("streamimg3")
     except PackageNotFoundError:
@@ -180,6 +184,17 @@ def own_card() -> fits.Card:
 
 
 def make_card(name: str, value: Value, comments: Mapping[str, str]) -> fits.Card:
+    """Return a card with a comment.
+
+    Parameters
+    ----------
+    name : str
+        Keyword.
+    value : str, bool, int or float
+        Characters that FITS headers cannot hold become question marks.
+    comments : mapping
+        Comments of keywords as they came; others have one of our own.
+    """
     comment = comments.get(name) or _COMMENTS.get(name) or _comment(name)
     if isinstance(value, str):
         value = re.sub(r"[^ -~]", "?", value)  # FITS headers hold printable ASCII only
@@ -198,6 +213,7 @@ def _comment(name: str) -> str:
 
 
 def note_cards(mosaic: Mosaic) -> list[fits.Card]:
+    """Return what is to be known of a mosaic as HISTORY, in lines of 72 characters."""
     lines = [line for note in mosaic.document.notes for line in textwrap.wrap(re.sub(r"[^ -~]", "?", note), 72)]
     return [fits.Card("HISTORY", line) for line in lines]
 
@@ -206,8 +222,9 @@ def note_cards(mosaic: Mosaic) -> list[fits.Card]:
 def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
     """Return the metadata of exposures as the mosaic saw them: cards, association, step statuses, background."""
     rows = []
+    facts = replace(mosaic.facts, statuses={}, outliers=None) if mosaic.untouched else mosaic.facts
     for exposure in exposures:
-        primary, sci = mosaic.facts.exposure(exposure.record)
+        primary, sci = facts.exposure(exposure.record)
         sci |= dict.fromkeys(k.name for k in jwst_keywords() if k.hdu == "SCI" and replaced(k.name, sci))
         changes = placed("PRIMARY", primary) | placed("SCI", sci)
         rows.append(present({**exposure_metadata(exposure), **changes}))
@@ -215,6 +232,7 @@ def jwst_rows(mosaic: Mosaic, exposures: Sequence[Exposure]) -> list[Metadata]:
 
 
 def present(changes: Mapping[str, Value | None]) -> Metadata:
+    """Return the values that are not None."""
     return {path: value for path, value in changes.items() if value is not None}
 
 
@@ -240,7 +258,7 @@ def jwst_headers(mosaic: Mosaic, rows: Sequence[Metadata]) -> Headers:
     metadata = present(merged)
     if "err" in mosaic.document.planes and "meta.bunit_data" in metadata:
         metadata["meta.bunit_err"] = metadata["meta.bunit_data"]
-    cards = _arranged(metadata, *(mosaic.exposures[0].cards(h) for h in ("primary", "sci")))
+    cards = arranged(metadata, *(mosaic.exposures[0].cards(h) for h in ("primary", "sci")))
     return Headers([*cards["PRIMARY"], own_card(), *note_cards(mosaic)], cards["SCI"], cards["ERR"], metadata)
 
 
@@ -263,23 +281,23 @@ def _jwst_elapsed(mosaic: Mosaic) -> Changes:
     return {"XPOSURE": times["EFFEXPTM"], "TELAPSE": times["DURATION"]}
 
 
-def _arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[str, list[fits.Card]]:
+def arranged(metadata: Metadata, primary_cards: str, sci_cards: str) -> dict[str, list[fits.Card]]:
     """Cards of each extension in JWST's order, under the section headings of the first exposure."""
     comments: dict[str, str] = {}
     headings = dict(HEADINGS)
     for hdu, cards in (("SCI", sci_cards), ("PRIMARY", primary_cards)):
         comments |= {card.keyword: card.comment for card in readable_cards(cards) if card.comment}
         headings |= _headings(hdu, cards)
-    arranged: dict[str, list[fits.Card]] = {"PRIMARY": [], "SCI": [], "ERR": []}
+    found: dict[str, list[fits.Card]] = {"PRIMARY": [], "SCI": [], "ERR": []}
     written: set[str] = set()
     for keyword in jwst_keywords():
         if keyword.path in metadata:
             section = section_of(keyword.path)
             if section in headings and section not in written:
-                arranged[keyword.hdu] += [fits.Card("", ""), fits.Card("", headings[section]), fits.Card("", "")]
+                found[keyword.hdu] += [fits.Card("", ""), fits.Card("", headings[section]), fits.Card("", "")]
             written.add(section)
-            arranged[keyword.hdu].append(make_card(keyword.name, metadata[keyword.path], comments))
-    return arranged
+            found[keyword.hdu].append(make_card(keyword.name, metadata[keyword.path], comments))
+    return found
 
 
 def section_of(path: str) -> str:

@@ -31,6 +31,8 @@ _SPECTRAL = b"gwcs/spectral_frame-"  # in the text of a gWCS that gives waveleng
 _RENAMED = {"instrume": "instrument"}
 _ORDER = "ingest/order.json"
 _LEVEL2 = ("backgrounds", "rectified")
+_CORONAGRAPHY = ("psfmask", "psfalign", "psfsub", "components")
+_SERIES = ("references", "photometry", "spectra", "profiles", "white_light")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Found:
 def scan(
     association: Association, options: Mapping[str, str], opener: Opener = open_sources, mixed: bool = False
 ) -> list[Found]:
-    """Read the headers of all science members.
+    """Read the headers of all members that come into the store.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def scan(
     found: list[Found] = []
     rows: dict[str, int] = {}
     filled: dict[str, int] = {}
-    for number, member in enumerate(association.science):
+    for number, member in enumerate(association.exposures):
         with opener(member, options) as sources:
             for chip, source in enumerate(sources):
                 group = stack_path(source.shape, cubes=source.cube is not None)
@@ -80,7 +82,7 @@ def scan(
                 found.append(replace(item, record=replace(item.record, first=first)))
     if not mixed:
         one_unit([f.record for f in found])
-    return _unique_groups(_unique_names(found), [m.group_id for m in association.science])
+    return _unique_groups(_unique_names(found), [m.group_id for m in association.exposures])
 
 
 def _found(source: Source, index: int, row: int, where: tuple[int, int]) -> Found:
@@ -185,6 +187,8 @@ def clear(obs: Observation) -> None:
         "mosaic",
         "single",
         *_LEVEL2,
+        *_CORONAGRAPHY,
+        *_SERIES,
         "ingest",
         "exposures",
         "integrations",
@@ -196,7 +200,7 @@ def write_order(obs: Observation, association: Association, found: Sequence[Foun
     """Leave the members and their records where workers read them."""
     rows = [
         {"member": asdict(m), "records": [asdict(f.record) for f in found if f.member == n]}
-        for n, m in enumerate(association.science)
+        for n, m in enumerate(association.exposures)
     ]
     obs.backend.put(_ORDER, json.dumps(rows, allow_nan=False).encode())
 

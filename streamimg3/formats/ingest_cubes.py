@@ -186,7 +186,8 @@ def _read_block(
     """Read rows from ``window[1]`` on of a plane of the parts into an array of shape ``window[0]``, piece by piece."""
     shape, y0 = window
     kind = PLANES[name]
-    block = np.full(shape, kind.fill, kind.dtype)
+    whole = all(name in part.record.planes for part in parts)
+    block = np.empty(shape, kind.dtype) if whole else np.full(shape, kind.fill, kind.dtype)
     for part in parts:
         if name in part.record.planes:
             plane = files.plane(part.record, name)

@@ -24,7 +24,9 @@ _PLANES = {
     "AREA": "area",
 }
 _ABSENT = {"DQ": "no DQ: NaN pixels are bad"}
-_SHARED = {"area": "area", "dq": "pixeldq"}  # what may be one image for all integrations, and its name then
+_OPTIONAL = {"WAVELENGTH": "wavelength"}  # of spectra; nobody misses it elsewhere
+# What may be one image for all integrations, and its name then
+_SHARED = {"area": "area", "dq": "pixeldq", "wavelength": "wavelength"}
 _SPECTRAL_CUBES = ("IFUCubeModel",)
 _THIRD_AXIS = re.compile(r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)3 |(CD|PC)(3_\d|\d_3) |PV3_")
 
@@ -66,10 +68,12 @@ _GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOS
 def is_jwst(file: FitsFile, unnamed: bool = False) -> bool:
     """Return whether a file carries JWST's keywords and layout (TELESCOP is JWST and there is a SCI extension).
 
-    With ``unnamed``, a file without TELESCOP will do too.
+    Without TELESCOP, the name of one of JWST's data models (DATAMODL) says it too, and with ``unnamed`` nothing need say it.
     """
-    telescope = card_value(file.hdus[0].header, "TELESCOP", file.url)
-    return (telescope == "JWST" or (unnamed and not telescope)) and any(hdu.name == "SCI" for hdu in file.hdus)
+    header = file.hdus[0].header
+    telescope = card_value(header, "TELESCOP", file.url)
+    named = telescope == "JWST" or (not telescope and bool(unnamed or card_value(header, "DATAMODL", file.url)))
+    return named and any(hdu.name == "SCI" for hdu in file.hdus)
 
 
 def jwst_source(file: FitsFile, bare: bool = False) -> Source:
@@ -160,8 +164,10 @@ def _planes(file: FitsFile, sci: Hdu) -> tuple[tuple[Plane, ...], Cube | None, t
     planes: list[Plane] = []
     cubes: list[CubePlane] = []
     notes: list[str] = []
-    for extname, name in _PLANES.items():
+    for extname, name in {**_PLANES, **(_OPTIONAL if len(sci.shape) == 3 else {})}.items():
         hdu = file.find(extname, sci.version)
+        if extname in _OPTIONAL and (hdu is None or hdu.shape != sci.shape[1:]):
+            continue
         if hdu is None:
             notes.append(_ABSENT.get(extname, f"no {extname}"))
         elif not hdu.shape:

@@ -140,6 +140,18 @@ def read_photom(url: str, options: Mapping[str, str]) -> PhotomFile:
         return PhotomFile(url, columns, times, number(header, "PIXAR_SR", url), number(header, "PIXAR_A2", url))
 
 
+def read_time_tables(url: str, options: Mapping[str, str], rows: int) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Return the time dependences of a photom file with so many rows, whatever its main table is like.
+
+    Raises
+    ------
+    InputError
+        If it is no photom reference file, or a time table is damaged or of another length.
+    """
+    with open_reference(url, options, "photom") as file:
+        return {kind: table for kind in TIME_TABLES if (table := _time_table(file, kind, rows)) is not None}
+
+
 def _time_table(file: FitsFile, kind: str, rows: int) -> dict[str, NDArray[np.float32]] | None:
     extension, names = TIME_TABLES[kind]
     columns = _table(file, extension)

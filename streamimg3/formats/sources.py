@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Fact = str | int | float | bool | None
 
-PLANES = ("sci", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "area", "weight")
+PLANES = ("sci", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "area", "weight", "wavelength")
 
 RECORD_FIELDS = (
     "exposure_time",

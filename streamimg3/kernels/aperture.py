@@ -159,7 +159,7 @@ def _below(x, y, r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _overlap(y, x, r):  # type: ignore[no-untyped-def]
+def overlap(y, x, r):  # type: ignore[no-untyped-def]
     """Area of a circle about 0 within the unit pixel whose centre is (y, x)."""
     ay, ax = abs(y), abs(x)
     ny, nx = max(ay - 0.5, 0.0), max(ax - 0.5, 0.0)
@@ -184,7 +184,7 @@ def _circle_sums(data, error, origin, centres, radius, found):  # type: ignore[n
         total, square = 0.0, 0.0
         for j in range(max(math.floor(y - radius), 0), min(math.ceil(y + radius) + 1, ny)):
             for i in range(max(math.floor(x - radius), 0), min(math.ceil(x + radius) + 1, nx)):
-                area = _overlap(j - y, i - x, radius)
+                area = overlap(j - y, i - x, radius)
                 if area > 0.0:
                     some = True
                     total += np.float64(data[j, i]) * area

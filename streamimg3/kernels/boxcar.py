@@ -10,186 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
+from streamimg3.kernels.box_profile import ALONG_X, ALONG_Y, Profile
 from streamimg3.kernels.compiled import loop
 
 F4 = NDArray[np.float32]
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-Polynomials = tuple[tuple[float, ...], ...]
 
-ALONG_X, ALONG_Y = 1, 2
 _WORST = 1e10  # condition of normal equations beyond which a column has no background, as in the reference
 _MEDIAN_ERROR = 1.2  # error of a median in errors of the mean
 
 
-@dataclass(frozen=True)
-class Box:
-    """Where a spectrum is, as an extract1d reference file says it.
-
-    Attributes
-    ----------
-    dispaxis : int
-        1 = wavelength changes along rows (x), 2 = along columns (y).
-    start, stop : tuple of float
-        First and last row and column (y, x), both included.
-    width : float, optional
-        Rows (or columns) to be summed about the middle of start and stop, or about a trace.
-    source, background : tuple of polynomials
-        Lower and upper limits in turn, constant terms first; limits count from the middle of a pixel.
-    by_wavelength : bool
-        Whether the polynomials are in wavelength; otherwise in pixels.
-    whole : bool
-        Whether the background takes whole pixels only, as the median does.
-
-    Raises
-    ------
-    InputError
-        If a lower limit has no upper one, or the direction is neither 1 nor 2.
-    """
-
-    dispaxis: int
-    start: tuple[float, float]
-    stop: tuple[float, float]
-    width: float | None = None
-    source: Polynomials = ()
-    background: Polynomials = ()
-    by_wavelength: bool = False
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dispaxis not in (ALONG_X, ALONG_Y):
-            raise InputError(f"direction of dispersion {self.dispaxis}: it must be 1 (along x) or 2 (along y)")
-        for name, limits in (("src_coeff", self.source), ("bkg_coeff", self.background)):
-            if len(limits) % 2 or not all(limits):
-                raise InputError(f"extract1d: {name} must give lower and upper limits in turn, none of them empty")
-
-    def shifted(self, offset: float) -> Box:
-        """Return the box moved across the dispersion by some pixels."""
-        y, x = (offset, 0.0) if self.dispaxis == ALONG_X else (0.0, offset)
-        return replace(
-            self,
-            start=(self.start[0] + y, self.start[1] + x),
-            stop=(self.stop[0] + y, self.stop[1] + x),
-            source=_moved(self.source, offset),
-            background=_moved(self.background, offset),
-        )
-
-
-def _moved(limits: Polynomials, offset: float) -> Polynomials:
-    return tuple((constant + offset, *rest) for constant, *rest in limits)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Weights of a box: float64 from 0 to 1, shape (ny, nx), and its mean limits across the dispersion (0-based)."""
-
-    weights: F8
-    lower: float
-    upper: float
-
-
-def source_profile(box: Box, wavelength: F8, trace: F8 | None = None) -> Profile:
-    """Return the weights that pixels have in a spectrum.
-
-    Parameters
-    ----------
-    box : Box
-    wavelength : ndarray of float64, shape (ny, nx)
-        Of every pixel; where it is not finite, nothing is summed.
-    trace : ndarray of float64, shape (nx,) or (ny,), optional
-        Position across the dispersion of a source, for every pixel along it; counts if the box has a width and no limits.
-    """
-    across, along = _indices(box, wavelength.shape)
-    weights = np.zeros(wavelength.shape)
-    limits: Sequence[tuple[F8 | float, F8 | float]]
-    if box.source:
-        limits = _limits(box.source, wavelength if box.by_wavelength else along)
-    elif box.width is not None and trace is not None:
-        low = (trace[None, :] if box.dispaxis == ALONG_X else trace[:, None]) - (box.width - 1.0) / 2.0
-        limits = [(low, low + box.width - 1.0)]
-    else:
-        limits = [_straight(box)]
-    for lower, upper in limits:
-        _cover(weights, across, lower, upper)
-    _cut(weights, box)
-    weights[~np.isfinite(wavelength)] = 0.0
-    lows, highs = ([_mean(limit[side]) for limit in limits] for side in (0, 1))
-    return Profile(weights, min(lows), max(highs))
-
-
-def background_profile(box: Box, wavelength: F8) -> F8:
-    """Return the weights of the pixels that the background comes from; only whether they are 0 matters to the fit."""
-    across, along = _indices(box, wavelength.shape)
-    weights = np.zeros(wavelength.shape)
-    for lower, upper in _limits(box.background, wavelength if box.by_wavelength else along):
-        _cover(weights, across, lower, upper, not box.whole)
-    _cut(weights, box)
-    return weights
-
-
-def profile_wavelength(weights: F8, wavelength: F8, dispaxis: int) -> F8:
-    """Return the mean wavelength of every pixel along the dispersion, weighted with the profile; NaN without a weight."""
-    used = (weights > 0.0) & ~np.isnan(wavelength)
-    axis = 0 if dispaxis == ALONG_X else 1
-    given = np.where(used, weights, 0.0)
-    total = given.sum(axis)
-    sums = np.sum(np.where(used, wavelength, 0.0) * given, axis)
-    found: F8 = np.divide(sums, total, out=np.full(total.shape, np.nan), where=total > 0.0)
-    return found
-
-
-def _indices(box: Box, shape: tuple[int, ...]) -> tuple[F8, F8]:
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
-    return (y, x) if box.dispaxis == ALONG_X else (x, y)
-
-
-def _limits(polynomials: Polynomials, at: F8) -> list[tuple[F8, F8]]:
-    """Limits counted as start and stop are: whole pixels, both included."""
-    values = [np.polynomial.polynomial.polyval(at, np.array(p)) for p in polynomials]
-    return [(low + 0.5, high - 0.5) for low, high in zip(values[::2], values[1::2], strict=True)]
-
-
-def _straight(box: Box) -> tuple[float, float]:
-    axis = 0 if box.dispaxis == ALONG_X else 1
-    low, high = box.start[axis], box.stop[axis]
-    if box.width is None:
-        return low, high
-    low = (low + high) / 2.0 - (box.width - 1.0) / 2.0
-    return low, low + box.width - 1
-
-
-def _mean(limit: F8 | float) -> float:
-    values = np.asarray(limit, np.float64)
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _cover(weights: F8, across: F8, lower: F8 | float, upper: F8 | float, partial: bool = True) -> None:
-    """Give pixels within limits the weight 1, those that are cut by one the part that is inside, unless they have more."""
-    weights[(across >= lower) & (across <= upper)] = 1.0
-    for part in (across - lower + 1.0, upper - across + 1.0) if partial else ():
-        cut = (part > 0.0) & (part < 1.0) & (weights < part)
-        weights[cut] = part[cut]
-
-
-def _cut(weights: F8, box: Box) -> None:
-    """Take away what is before the start and behind the stop along the dispersion."""
-    axis = 1 if box.dispaxis == ALONG_X else 0
-    first, last = max(math.ceil(box.start[axis]), 0), max(math.floor(box.stop[axis]) + 1, 0)
-    view = np.moveaxis(weights, axis, 0)
-    view[:first] = 0.0
-    view[last:] = 0.0
-
-
-# ---------------------------------------------------------------- extraction
 @dataclass(frozen=True)
 class Background:
     """How the background is fitted.
@@ -486,126 +325,6 @@ def _extract(image, planes, profile, used, powers, fitted, single, found):  # ty
         for p in range(3):
             for k in range(image.shape[2]):
                 found[3 + p, t, k] += found[6 + p, t, k]
-
-
-# ---------------------------------------------------------------- calibration
-@dataclass(frozen=True)
-class Columns:
-    """Columns of an EXTRACT1D table, float64 (n, points); the variances are Poisson, read noise, flat field.
-
-    Attributes
-    ----------
-    flux, error, variances
-        Jy, or DN/s.
-    brightness, brightness_error, brightness_variances
-        Per pixel of the box: MJy/sr, or DN/s.
-    background, background_error, background_variances
-        Per pixel of the box.
-    pixels
-        Sum of weights.
-    """
-
-    flux: F8
-    error: F8
-    variances: Variances
-    brightness: F8
-    brightness_error: F8
-    brightness_variances: Variances
-    background: F8
-    background_error: F8
-    background_variances: Variances
-    pixels: F8
-
-    @property
-    def dq(self) -> NDArray[np.uint32]:
-        """DO_NOT_USE where there is no flux."""
-        return np.isnan(self.flux).astype(np.uint32)
-
-
-def calibrated(sums: Sums, solid_angle: float | None, point_fluxes: bool = False) -> Columns:
-    """Turn sums into the columns of a table.
-
-    Parameters
-    ----------
-    sums : Sums
-    solid_angle : float, optional
-        Of a pixel in steradians; None = the pixels are count rates and stay so.
-    point_fluxes : bool
-        Whether pixels are in MJy, not in MJy/sr (point sources of NIRSpec); there is no surface brightness then.
-    """
-    area = np.where(sums.pixels > 0.0, sums.pixels, 1.0)
-    flux_factor, sky_factor, bright = 1.0, 1.0, 1.0
-    if solid_angle is not None:
-        flux_factor = 1.0e6 if point_fluxes else solid_angle * 1.0e6
-        sky_factor, bright = (1.0 / solid_angle, 0.0) if point_fluxes else (1.0, 1.0)
-    variances = _scaled(sums.variances, flux_factor**2)
-    shine = _scaled(sums.variances, bright / area**2)
-    sky = _scaled(sums.background_variances, sky_factor**2 / area**2)
-    brightness = sums.flux / area if bright else np.zeros(area.shape)
-    background = sums.background / area * sky_factor
-    return Columns(
-        sums.flux * flux_factor, _root(variances), variances, brightness, _root(shine), shine,
-        background, _root(sky), sky, sums.pixels,
-    )  # fmt: skip
-
-
-def _scaled(variances: Variances, factor: F8 | float) -> Variances:
-    return Variances(*(plane * factor for plane in variances))
-
-
-def _root(variances: Variances) -> F8:
-    return np.asarray(np.sqrt(variances.poisson + variances.rnoise + variances.flat), np.float64)
-
-
-class ApertureTable(NamedTuple):
-    """A row of an APCORR file: sizes (s,) in pixels, increasing; wavelengths (w,) in microns; corrections (w, s)."""
-
-    size: F8
-    wavelength: F8
-    correction: F8
-
-
-def aperture_factors(table: ApertureTable, pixels: F8, wavelength: F8) -> F8:
-    """Return the factor for light outside the box, linear between the table's sizes and wavelengths and constant beyond.
-
-    Parameters
-    ----------
-    table : ApertureTable
-    pixels : ndarray of float64, shape (n, points)
-    wavelength : ndarray of float64, shape (points,)
-        In microns.
-
-    Returns
-    -------
-    ndarray of float64, shape (n, points)
-
-    Raises
-    ------
-    InputError
-        If the table does not increase.
-    """
-    from scipy.interpolate import RectBivariateSpline
-
-    order = np.argsort(table.wavelength, kind="stable")
-    at, size = np.asarray(table.wavelength, np.float64)[order], np.asarray(table.size, np.float64)
-    if len(size) < 2 or len(at) < 2 or (np.diff(size) <= 0).any() or (np.diff(at) <= 0).any():
-        raise InputError("apcorr: sizes and wavelengths must increase, two of each at least; give another apcorr file")
-    spline = RectBivariateSpline(size, at, np.asarray(table.correction, np.float64)[order].T, kx=1, ky=1)
-    return np.asarray(spline.ev(pixels, np.broadcast_to(wavelength, pixels.shape)), np.float64)
-
-
-def corrected(columns: Columns, factors: F8) -> Columns:
-    """Multiply flux and surface brightness with factors, their variances with the squares; the background stays."""
-    square = factors * factors
-    return replace(
-        columns,
-        flux=columns.flux * factors,
-        error=columns.error * factors,
-        variances=_scaled(columns.variances, square),
-        brightness=columns.brightness * factors,
-        brightness_error=columns.brightness_error * factors,
-        brightness_variances=_scaled(columns.brightness_variances, square),
-    )
 
 
 def selected(sums: Sums, points: Sequence[bool] | Bool) -> Sums:

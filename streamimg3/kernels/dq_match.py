@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamimg3.kernels.calibration_loops import layered, layered_flags, settle
+
 F4 = NDArray[np.float32]
 U4 = NDArray[np.uint32]
 Bool = NDArray[np.bool_]
@@ -67,13 +69,10 @@ def match(planes: Planes) -> Bool:
     ndarray of bool, shape as ``planes.sci``
         The invalid pixels.
     """
-    alike = [plane for plane in planes.numbers if plane.shape == planes.sci.shape]
-    flagged = planes.dq.shape == planes.sci.shape
-    invalid: Bool = (planes.dq & np.uint32(DO_NOT_USE)) != 0 if flagged else np.zeros(planes.sci.shape, np.bool_)
-    for plane in alike:
-        invalid |= np.isnan(plane)
-    if flagged:
-        np.bitwise_or(planes.dq, np.uint32(DO_NOT_USE), out=planes.dq, where=invalid)
-    for plane in alike:
-        np.copyto(plane, np.float32(np.nan), where=invalid)
+    given = (planes.sci, planes.err, planes.var_poisson, planes.var_rnoise, planes.var_flat)
+    shape = planes.sci.shape
+    numbers = [layered(p if p is not None and p.shape == shape else None, shape) for p in given]
+    flags = planes.dq if planes.dq.shape == shape else None
+    invalid: Bool = np.empty(shape, np.bool_)
+    settle(*numbers, layered_flags(flags), invalid if invalid.ndim == 3 else invalid[None])
     return invalid

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streamimg3.kernels.calibration_loops import divide, layered, prepare
 from streamimg3.kernels.dq_match import DO_NOT_USE, Planes, match
 
 F4 = NDArray[np.float32]
@@ -43,9 +44,7 @@ def prepare_flat(flat: F4, error: F4 | None, flags: U4 | None) -> Flat:
     sci = np.array(flat, np.float32)
     err = np.zeros(sci.shape, np.float32) if error is None else np.array(error, np.float32)
     dq = np.zeros(sci.shape, np.uint32) if flags is None else np.array(flags, np.uint32)
-    dq[np.isnan(sci) | (sci == 0.0)] |= np.uint32(DO_NOT_USE | NO_FLAT_FIELD)
-    dq[(dq & np.uint32(NO_FLAT_FIELD)) != 0] |= np.uint32(DO_NOT_USE)
-    sci[(dq & np.uint32(DO_NOT_USE)) != 0] = 1.0
+    prepare(sci, dq, np.uint32(DO_NOT_USE), np.uint32(NO_FLAT_FIELD))
     return Flat(sci, err, dq)
 
 
@@ -76,20 +75,27 @@ def apply_flat(planes: Planes, flat: Flat, inverse: bool = False) -> tuple[str, 
     """
     if flat.sci.shape != planes.sci.shape[-2:]:
         raise ValueError(f"flat field of shape {flat.sci.shape} for pixels of shape {planes.sci.shape}")
-    apply = np.multiply if inverse else np.divide
-    with np.errstate(all="ignore"):
-        square = flat.sci * flat.sci
-        apply(planes.sci, flat.sci, out=planes.sci)
-        total = np.zeros(planes.sci.shape, np.float32)
-        for variance in (planes.var_poisson, planes.var_rnoise):
-            if variance is not None:
-                total += apply(variance, square, out=variance)
-        planes.var_flat = (
-            np.zeros(planes.sci.shape, np.float32) if inverse else np.square(planes.sci) / square * np.square(flat.err)
-        )
-        total += planes.var_flat
-        planes.err = np.sqrt(total, out=total)
+    if inverse:
+        _multiply(planes, flat)
+    else:
+        shape = planes.sci.shape
+        var_flat, err = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        numbers = (planes.sci, planes.var_poisson, planes.var_rnoise, var_flat, err)
+        divide(*(layered(plane, shape) for plane in numbers), flat.sci, flat.err)
+        planes.var_flat, planes.err = var_flat, err
     planes.dq |= flat.dq
     match(planes)
     given = {"var_poisson": planes.var_poisson, "var_rnoise": planes.var_rnoise}
     return tuple(name for name, plane in given.items() if plane is None)
+
+
+def _multiply(planes: Planes, flat: Flat) -> None:
+    square = flat.sci * flat.sci
+    total = np.zeros(planes.sci.shape, np.float32)
+    with np.errstate(all="ignore"):
+        planes.sci *= flat.sci
+        for variance in (planes.var_poisson, planes.var_rnoise):
+            if variance is not None:
+                variance *= square
+                total += variance
+        planes.var_flat, planes.err = np.zeros(planes.sci.shape, np.float32), np.sqrt(total)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streamimg3.kernels.calibration_loops import layered, scale
 from streamimg3.kernels.dq_match import Planes, match
 
 Factor = np.float32 | np.float64
@@ -123,12 +124,18 @@ def convert(planes: Planes, factor: Factor, inverse: bool = False) -> None:
     inverse : bool
         Divide instead of multiply.
     """
-    apply = np.divide if inverse else np.multiply
-    square = factor * factor
+    if inverse:
+        _divide(planes, factor)
+    else:
+        given = (planes.sci, planes.err, planes.var_poisson, planes.var_rnoise, planes.var_flat)
+        scale(*(layered(plane, planes.sci.shape) for plane in given), factor)
+    match(planes)
+
+
+def _divide(planes: Planes, factor: Factor) -> None:
     with np.errstate(all="ignore"):
         for plane in (planes.sci, planes.err):
             if plane is not None:
-                apply(plane, factor, out=plane, casting="same_kind")
+                np.divide(plane, factor, out=plane, casting="same_kind")
         for variance in planes.variances:
-            apply(variance, square, out=variance, casting="same_kind")
-    match(planes)
+            np.divide(variance, factor * factor, out=variance, casting="same_kind")

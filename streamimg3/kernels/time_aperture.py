@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
-from streamimg3.kernels.aperture import _overlap
+from streamimg3.kernels.aperture import overlap
 from streamimg3.kernels.compiled import loop
 
 F4 = NDArray[np.float32]
@@ -159,9 +159,9 @@ def _areas(place, shape, edges, weights):  # type: ignore[no-untyped-def]
             for e in range(edges.shape[0]):
                 weights[v, u, e] = 0.0
                 if not outside:
-                    weights[v, u, e] = _overlap(y, x, edges[e, 1])
+                    weights[v, u, e] = overlap(y, x, edges[e, 1])
                     if edges[e, 0] > 0.0:
-                        weights[v, u, e] -= _overlap(y, x, edges[e, 0])
+                        weights[v, u, e] -= overlap(y, x, edges[e, 0])
     return j0, i0
 
 

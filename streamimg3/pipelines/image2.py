@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
@@ -30,6 +30,7 @@ class Params:
     photom: photom.Params = field(default_factory=photom.Params)
     resample: resample.Params = field(default_factory=resample.Params)
     skip: frozenset[str] = frozenset()
+    pipeline: ClassVar[Literal["image2"]] = "image2"
 
 
 STAGES: Mapping[str, Any] = {

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from streamimg3.engine import Runner, Task
 from streamimg3.errors import InputError
 from streamimg3.stages import assign_mtwcs, outlier_detection, resample, skymatch, source_catalog, tweakreg
 from streamimg3.store import Observation
-from streamimg3.store.documents import AlignmentDocument, CatalogDocument, OutlierDocument, RunDocument, SkyDocument
+from streamimg3.store.documents import (
+    AlignmentDocument,
+    AssociationDocument,
+    CatalogDocument,
+    OutlierDocument,
+    RunDocument,
+    SkyDocument,
+)
 
 STEPS = ("assign_mtwcs", "tweakreg", "skymatch", "outlier_detection", "resample", "source_catalog")
 _ALIGNMENT = ("assign_mtwcs", "tweakreg")  # which of them applies depends on the target
@@ -36,6 +43,7 @@ class Params:
     resample: resample.Params = field(default_factory=resample.Params)
     source_catalog: source_catalog.Params = field(default_factory=source_catalog.Params)
     skip: frozenset[str] = frozenset()
+    pipeline: ClassVar[Literal["image3"]] = "image3"
 
 
 STAGES: Mapping[str, Any] = {
@@ -63,6 +71,11 @@ def applicable(obs: Observation) -> list[str]:
             f"{cube.url}: is a cube of {cube.integrations} integrations, and image3 combines images: "
             "give coron3 or tso3 the cubes, or image3 the files with one image each (_cal)"
         )
+    association = obs.document(AssociationDocument)
+    if association is not None and len(association.exposures) != sum(
+        m.exptype.strip().lower() == "science" for m in association.members
+    ):
+        raise InputError(f"{obs.url} holds reference stars (exptype psf): give it to coron3")
     units = {r.bunit: r.name for r in reversed(records)}
     if len(units) > 1:
         listed = "; ".join(f"{unit or 'no BUNIT'} in {name}" for unit, name in units.items())

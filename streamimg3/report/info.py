@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 
 from streamimg3.store import Observation
+from streamimg3.store.coron_documents import AlignRefsDocument, KlipDocument
 from streamimg3.store.cubes import CubeStack, cube_stacks
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument
 from streamimg3.store.layout import COLUMNS, FLAGS
+from streamimg3.store.series_documents import LightCurveDocument, PhotometryDocument, SpectraDocument
 
 
 def describe(obs: Observation) -> str:
@@ -38,7 +40,39 @@ def describe(obs: Observation) -> str:
     for name in [k.removesuffix(".json") for k in obs.backend.keys("documents")]:
         if name == "resample" or name.startswith(("resample-", "rectified-")):
             lines += _mosaic(obs, name)
-    return "\n".join([*lines, *_calibration(obs)])
+    return "\n".join([*lines, *_calibration(obs), *_coronagraphy(obs), *_series(obs)])
+
+
+def _coronagraphy(obs: Observation) -> list[str]:
+    """Lines about the alignment of reference stars and the subtraction of the star."""
+    alignment, subtraction = obs.document(AlignRefsDocument), obs.document(KlipDocument)
+    lines = []
+    if alignment is not None:
+        lines.append(f"align_refs {alignment.status}" + (f": {alignment.reason}" if alignment.reason else ""))
+        lines += [f"  {note}" for note in alignment.notes]
+    if subtraction is not None:
+        lines.append(f"klip: {subtraction.references} references, truncate {', '.join(map(str, subtraction.truncate))}")
+        lines += [f"  {note}" for note in subtraction.notes]
+    return lines
+
+
+def _series(obs: Observation) -> list[str]:
+    """Lines about photometry, spectra and light curves of time series."""
+    photometry, spectra = obs.document(PhotometryDocument), obs.document(SpectraDocument)
+    curves, lines = obs.document(LightCurveDocument), []
+    if photometry is not None:
+        lines.append(f"photometry: {photometry.rows} integrations, {len(photometry.columns)} columns")
+        lines += [f"  {note}" for note in photometry.notes]
+    if spectra is not None:
+        for one in spectra.spectra:
+            count = sum(s.last - s.first for s in one.segments)
+            lines.append(
+                f"{one.path}: {count} x {one.points} (integration, wavelength), order {one.order}, {one.flux_unit}"
+            )
+        lines += [f"  {note}" for note in spectra.notes]
+    if curves is not None and curves.rows:
+        lines.append(f"white_light: {curves.rows} integrations, {', '.join(c.name for c in curves.columns)}")
+    return lines
 
 
 def _calibration(obs: Observation) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from streamimg3.errors import InputError
 from streamimg3.sky import footprint
@@ -12,7 +12,7 @@ from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.sky.detector_frame import Number, Pointing, pixel_frame, sky_steps
 from streamimg3.sky.distortion_file import FilterOffset
 from streamimg3.sky.sip import NoApproximation, SipOptions, sip_keywords
-from streamimg3.sky.wcs import Bounds, Wcs
+from streamimg3.sky.wcs import Bounds, GwcsProjection, Projection, Wcs
 
 if TYPE_CHECKING:
     import gwcs
@@ -160,6 +160,33 @@ def box_of(shape: tuple[int, int]) -> Bounds:
 def as_wcs(wcs: gwcs.WCS, shape: tuple[int, int]) -> Wcs:
     """Return a gWCS as the value that is stored: ASDF text that is the same in every process."""
     return Wcs("gwcs", asdf_bytes({"wcs": wcs}), shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FreshWcs(Wcs):
+    """A gWCS that has just been made, to be asked before it is written down: that takes longer than the answers.
+
+    Parameters
+    ----------
+    made : gwcs.WCS
+        It; ``text`` stays empty.
+    """
+
+    made: Any = None
+
+    @classmethod
+    def of(cls, wcs: gwcs.WCS, shape: tuple[int, int]) -> FreshWcs:
+        """Return a gWCS of an array of rows and columns."""
+        return cls("gwcs", b"", shape, made=wcs)
+
+    @property
+    def projection(self) -> Projection:
+        """The object that computes."""
+        return GwcsProjection(self.made)
+
+    def gwcs(self) -> gwcs.WCS:
+        """Return the gWCS itself."""
+        return self.made
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from streamimg3.errors import InputError
 from streamimg3.sky.detector_frame import Number, Pointing
 from streamimg3.sky.distortion_file import distortion_model, filter_offset
-from streamimg3.sky.imaging_wcs import IMAGING, Subarray, as_wcs, chain_of, described, imaging_wcs
+from streamimg3.sky.imaging_wcs import IMAGING, FreshWcs, Subarray, chain_of, described, imaging_wcs
 from streamimg3.sky.nirspec_imaging import TYPES, Optics, Setting, nirspec_imaging_wcs
 from streamimg3.sky.sip import SipOptions
 
@@ -202,6 +202,6 @@ def assign(
         notes += [band.note] if band.note else []
     if optics.exp_type.upper() not in IMAGING:
         return Assigned(found, more, tuple(notes))
-    text = described(as_wcs(found, shape), (numbers.get("CRPIX1"), numbers.get("CRPIX2")), params.sip)
+    text = described(FreshWcs.of(found, shape), (numbers.get("CRPIX1"), numbers.get("CRPIX2")), params.sip)
     region = {} if text.s_region is None else {"S_REGION": text.s_region}
     return Assigned(found, {**text.sip, **region, **more}, (*notes, *text.notes))

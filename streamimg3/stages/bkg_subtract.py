@@ -23,8 +23,8 @@ from streamimg3.kernels.background_mean import (
 from streamimg3.stages.calibrated_band import Planes
 
 NAME = "bkg_subtract"
-# Measured bytes for each pixel of a band: of one background, and of one integration of the cube at hand
-_PER_BACKGROUND, _PER_INTEGRATION = 44, 48
+# Measured bytes for each pixel of a band: of one background, of one integration of the cube at hand, and of their mean
+_PER_BACKGROUND, _PER_INTEGRATION, _ONCE = 42, 42, 20
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _placed(piece: Piece | None, corner: tuple[int, int], shape: tuple[int, int]
 def memory(columns: int, backgrounds: int, depth: int) -> int:
     """Return the bytes that one row of a band takes with so many backgrounds of so many integrations (images: 1)."""
     deep = _PER_INTEGRATION * depth if depth > 1 else 0
-    return columns * (_PER_BACKGROUND * backgrounds + deep + 64)
+    return columns * (_PER_BACKGROUND * backgrounds + deep + _ONCE)
 
 
 def apply(planes: Planes, background: MeanBackground) -> None:

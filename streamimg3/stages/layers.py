@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from streamimg3.sky.wcs import Wcs
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, revive
 from streamimg3.store.flags import bad_bits
-from streamimg3.store.layout import VARIANCES
+from streamimg3.store.layout import FLAT_PLANES, VARIANCES
 
 _CODE = 1  # raised when the maps that a given input leads to change
 
@@ -53,6 +53,8 @@ class Layer:
         Weight of a good pixel where ``weight`` is ``constant`` (1, or seconds).
     bad : int
         Flags that exclude a pixel.
+    elsewhere : tuple of (str, str, int)
+        Planes that do not lie under ``path`` at ``row``: name, array, and place in it.
     """
 
     exposure: int
@@ -67,6 +69,12 @@ class Layer:
     weight: str
     constant: float
     bad: int
+    elsewhere: tuple[tuple[str, str, int], ...] = ()
+
+    def source(self, plane: str) -> tuple[str, int]:
+        """Return the array that holds a plane, and the place in it."""
+        own = f"{self.path}/{plane}", self.row
+        return next(((array, at) for name, array, at in self.elsewhere if name == plane), own)
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,34 @@ def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selecti
             )
         )
     return tuple(layers)
+
+
+def integration_layers(
+    layers: Sequence[Layer], exposures: Sequence[Exposure], folder: Callable[[Exposure], tuple[str, int]]
+) -> tuple[Layer, ...]:
+    """Return a layer for each integration of cubes, given those of the exposures.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        One for each exposure.
+    exposures : sequence of Exposure
+        Cubes.
+    folder : callable
+        Gives the stack that holds ``sci`` of an exposure's integrations, and the place of the first one in it.
+    """
+    made: list[Layer] = []
+    for layer, exposure in zip(layers, exposures, strict=True):
+        shared = "pixeldq" in layer.planes  # one image of flags for all integrations
+        planes = (*layer.planes, "dq") if shared else layer.planes
+        deep = [p for p in (*layer.planes, "nan") if p != "sci" and p not in FLAT_PLANES]
+        for t in range(exposure.depth):
+            found = [(p, f"{layer.path}/{p}", exposure.record.first + t) for p in deep]
+            found += [("dq", f"{layer.path}/pixeldq", layer.row)] if shared else []
+            stack, first = folder(exposure)
+            elsewhere = (("sci", f"{stack}/sci", first + t), *found)
+            made.append(dataclasses.replace(layer, bit=len(made), planes=planes, elsewhere=elsewhere))
+    return tuple(made)
 
 
 def _weighting(exposure: Exposure, weight_type: str) -> tuple[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from streamimg3.stages.layers import (
     Selection,
     Setup,
     flagged,
+    integration_layers,
     make_layers,
     make_map,
     map_prefix,
@@ -39,6 +40,7 @@ from streamimg3.store.layout import TILE, VARIANCES, inner_chunk
 NAME = "resample"
 ALONE = "rectified"  # folder of the mosaics of single exposures
 _CREATED = "_created"
+_OUTLINES = 64  # of integrations of one exposure, which are all the same
 _CODE = 1  # raised when the numbers a given input leads to change
 KERNELS = ("square", "gaussian", "point", "turbo", "lanczos2", "lanczos3")
 WEIGHTS = ("ivm", "exptime", "weight_map", "none")
@@ -189,21 +191,47 @@ def output_frame(obs: Observation, params: Params, exposures: Sequence[Exposure]
 
 
 @dataclass(frozen=True)
+class Subtracted:
+    """Where the integrations of cubes lie without their star (``folder``, then the exposure's name), and their digest."""
+
+    folder: str
+    digest: str
+
+    def of(self, exposure: Exposure) -> tuple[str, int]:
+        """Return the stack of one exposure, and the place of its first integration in it."""
+        return f"{self.folder}/{exposure.record.name}", 0
+
+
+@dataclass(frozen=True)
+class AsTheyCame(Subtracted):
+    """The integrations of cubes as they came: from them nothing has been subtracted."""
+
+    folder: str = ""
+    digest: str = ""
+
+    def of(self, exposure: Exposure) -> tuple[str, int]:
+        """Return the stack of one exposure, and the place of its first integration in it."""
+        return exposure.group, exposure.record.first
+
+
+@dataclass(frozen=True)
 class Target:
     """One mosaic to be made: the group of its planes, the exposures that go into it, and its frame.
 
-    ``alone`` = a single exposure as it came, without what other steps found out about it.
+    ``alone`` = a single exposure as it came, without what other steps found out about it. ``subtracted`` = every integration
+    of the exposures, which are cubes, after a star has been subtracted.
     """
 
     path: str
     exposures: tuple[Exposure, ...]
     frame: MosaicFrame
     alone: bool = False
+    subtracted: Subtracted | None = None
 
     @property
     def sources(self) -> tuple[Exposure, ...]:
         """Exposures whose maps into the frame are kept together."""
-        return self.exposures if self.alone else self.exposures[0].observation.exposures()
+        return self.exposures if self.alone or self.subtracted else self.exposures[0].observation.exposures()
 
 
 def targets(obs: Observation, params: Params) -> list[Target]:
@@ -223,15 +251,28 @@ def targets_each(obs: Observation, params: Params, exposures: Sequence[Exposure]
     return [Target(f"{ALONE}/{e.record.name}", (e,), output_frame(obs, params, [e]), alone=True) for e in exposures]
 
 
+def targets_subtracted(
+    obs: Observation, params: Params, exposures: Sequence[Exposure], stacks: Mapping[str, Subtracted]
+) -> list[Target]:
+    """Return a target for each way in which a star was subtracted (path of the mosaic: where that lies), in one frame."""
+    frame = output_frame(obs, params, exposures)
+    return [Target(path, tuple(exposures), frame, subtracted=stack) for path, stack in stacks.items()]
+
+
 def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     """Work out layers and planes of a mosaic; reads metadata only."""
     chosen, frame = target.exposures, target.frame
     text = frame.wcs.text.decode("latin-1")
     outliers = None if target.alone else flagged(obs)
     select = Selection(
-        params.weight_type or "none", params.good_bits, outliers=outliers is not None, sky=not target.alone
+        params.weight_type or "none",
+        params.good_bits,
+        outliers=outliers is not None,
+        sky=not target.alone and target.subtracted is None,
     )
     layers = make_layers(obs, chosen, select)
+    if target.subtracted is not None:
+        layers = integration_layers(layers, chosen, target.subtracted.of)
     noise = noise_planes(chosen) if params.enable_err and not params.single else ()
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
@@ -245,7 +286,11 @@ def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     return dataclasses.replace(
         setup,
         digest=digest(
-            _CODE, dataclasses.asdict(setup), [e.record.checksums for e in chosen], outliers and outliers.digest
+            _CODE,
+            dataclasses.asdict(setup),
+            [e.record.checksums for e in chosen],
+            outliers and outliers.digest,
+            *([target.subtracted.digest] if target.subtracted else []),
         ),
     )
 
@@ -270,6 +315,17 @@ def plan_each(obs: Observation, params: Params, exposures: Sequence[Exposure], r
     return _planned(obs, params, targets_each(obs, params, exposures), rough)
 
 
+def plan_subtracted(
+    obs: Observation,
+    params: Params,
+    exposures: Sequence[Exposure],
+    stacks: Mapping[str, Subtracted],
+    rough: bool = False,
+) -> list[Task]:
+    """Return the tasks for mosaics of the integrations of cubes without their star; see :func:`targets_subtracted`."""
+    return _planned(obs, params, targets_subtracted(obs, params, exposures, stacks), rough)
+
+
 def _planned(obs: Observation, params: Params, wanted: Sequence[Target], rough: bool) -> list[Task]:
     tasks = []
     for target in wanted:
@@ -280,8 +336,12 @@ def _planned(obs: Observation, params: Params, wanted: Sequence[Target], rough: 
 
 def _maps(obs: Observation, setup: Setup, target: Target, params: Params, rough: bool = False) -> list[PixelMap]:
     if rough:
-        return [rough_map(e, target.frame) for e in target.exposures]
-    return [make_map(obs, setup.maps, e, target.frame, params.sampling).bare for e in target.exposures]
+        found = {e.record.index: rough_map(e, target.frame) for e in target.exposures}
+    else:
+        found = {
+            e.record.index: make_map(obs, setup.maps, e, target.frame, params.sampling).bare for e in target.exposures
+        }
+    return [found[layer.exposure] for layer in setup.layers]  # the integrations of a cube share one
 
 
 def _tasks(setup: Setup, maps: Sequence[PixelMap]) -> list[Task]:
@@ -355,6 +415,13 @@ def run_each(
     return _run(obs, params, runner, targets_each(obs, params, exposures))
 
 
+def run_subtracted(
+    obs: Observation, params: Params, runner: Runner, exposures: Sequence[Exposure], stacks: Mapping[str, Subtracted]
+) -> tuple[ResampleDocument, ...]:
+    """Make mosaics of the integrations of cubes without their star; see :func:`targets_subtracted` and :func:`run`."""
+    return _run(obs, params, runner, targets_subtracted(obs, params, exposures, stacks))
+
+
 def _run(obs: Observation, params: Params, runner: Runner, wanted: Sequence[Target]) -> tuple[ResampleDocument, ...]:
     made = {t.path: _make(obs, params, runner, t) for t in wanted}
     fresh = [document for document, new in made.values() if new]
@@ -402,7 +469,8 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
     obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})
-    errors = [None if math.isnan(m.error) else m.error for m in maps]
+    known = {layer.exposure: m.error for layer, m in zip(setup.layers, maps, strict=True)}
+    errors = [None if math.isnan(error) else error for error in known.values()]
     return _document(setup, target, params, errors, StageCost.of(outcome)), True
 
 
@@ -424,10 +492,16 @@ def _document(
     return ResampleDocument(
         digest=setup.digest, made=utc_now(), parameters=plain(params), path=setup.path, planes=setup.planes,
         shape=setup.shape, tile=setup.tile, wcs_asdf=setup.wcs_asdf, pixel_scale=frame.pixel_scale,
-        pixel_scale_ratio=frame.ratio, s_region=footprint.union([e.s_region for e in target.exposures], frame.wcs),
-        exposures=tuple(la.exposure for la in setup.layers), map_errors=tuple(errors), notes=_notes(setup, target, params),
-        cost=cost,
+        pixel_scale_ratio=frame.ratio, s_region=footprint.union(_outlines(target), frame.wcs),
+        exposures=tuple(dict.fromkeys(la.exposure for la in setup.layers)), map_errors=tuple(errors),
+        notes=_notes(setup, target, params), cost=cost,
     )  # fmt: skip
+
+
+def _outlines(target: Target) -> list[str]:
+    """Return the outlines of what is combined, integrations one by one: where their union begins depends on it."""
+    most = _OUTLINES if target.subtracted is not None else 1
+    return [e.s_region for e in target.exposures for _ in range(min(most, e.depth))]
 
 
 def _notes(setup: Setup, target: Target, params: Params) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ NAME = "skymatch"
 METHODS = ("local", "global", "match", "global+match", "user")
 _OWN = ("local", "global", "global+match")  # those that measure exposures as a whole
 DQBITS = "~DO_NOT_USE+NON_SCIENCE"
+_CORNERS = 16_000  # bytes for the outline of an overlap with one more exposure
 _CODE = 1  # raised when the numbers a given input leads to change
 _NO_OVERLAP = "no overlap with another exposure that has good pixels on both sides"
 _NO_PIXELS = "no good pixels within the limits"
@@ -140,7 +141,8 @@ def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
     jobs: list[Job] = []
     if "match" in params.skymethod:
         jobs = _whole_jobs(exposures, params) if rough else _overlap_jobs(exposures, params)
-    tasks = [_task("overlaps", job, params) for job in jobs]
+    corners = _CORNERS * len(exposures) if rough else 0
+    tasks = [_task("overlaps", job, params, corners) for job in jobs]
     if params.skymethod in _OWN:
         tasks += [_task("whole", job, params) for job in _whole_jobs(exposures, params)]
     return tasks
@@ -187,10 +189,11 @@ def _job(exposure: Exposure, params: Params, regions: Sequence[Region], offset: 
     return Job(record.index, record.row, exposure.group, record.shape, bad, offset, kept)
 
 
-def _task(kind: str, job: Job, params: Params) -> Task:
+def _task(kind: str, job: Job, params: Params, more: int = 0) -> Task:
+    """Return the task of a job; ``more`` bytes for what is not known of it yet."""
     memory = Memory.of(job, params.clipping)
     reads = ((f"{job.path}[{job.row}]", job.window.as_tuple()),)
-    return Task(f"{kind}-{job.exposure:06d}", memory.frame, memory.least, reads, (), job.exposure)
+    return Task(f"{kind}-{job.exposure:06d}", memory.frame + more, memory.least + more, reads, (), job.exposure)
 
 
 # ---------------------------------------------------------------- work

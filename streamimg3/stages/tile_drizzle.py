@@ -175,6 +175,8 @@ def _patch(obs: Observation, setup: Setup, layer: Layer, found: PixelMap, box: B
     with clock.on("read"):
         sci = read(obs, layer, "sci", box)
         nan = read(obs, layer, "nan", box)
+        if layer.elsewhere:  # what has been made of the exposure may have no value where the exposure has one
+            nan = nan | np.isnan(sci)
         dq = read(obs, layer, "dq", box) if "dq" in layer.planes else np.zeros(box.shape, np.uint32)
         noise = np.empty((len(setup.noise), *box.shape), np.float32)
         for k, name in enumerate(setup.noise):
@@ -210,7 +212,9 @@ def raw_weights(obs: Observation, layer: Layer, box: Box, good: NDArray[np.bool_
 
 
 def read(obs: Observation, layer: Layer, plane: str, box: Box):  # type: ignore[no-untyped-def]
-    return obs.window(f"{layer.path}/{plane}", (layer.row,), box)
+    """Return a window of a layer's plane, in the plane's own dtype, of shape ``box.shape``."""
+    path, row = layer.source(plane)
+    return obs.window(path, (row,), box)
 
 
 def _noise_plane(obs: Observation, layer: Layer, name: str, box: Box) -> F4 | float:

@@ -1,6 +1,6 @@
 """Where bytes live: one Zarr store object for any URL, and small blobs beside the arrays.
 
-Local paths go through Zarr's own local store (temporary file, then rename), object stores through obstore (ten times
+Local paths go through Zarr's local store (temporary file, then rename), object stores through obstore (ten times
 faster small reads than s3fs), every other URL through fsspec.
 """
 
@@ -229,9 +229,9 @@ def reason(error: Exception) -> str:
 @lru_cache(maxsize=32)
 def _open(url: str, options: Options) -> Store:
     if is_local(url):
-        from zarr.storage import LocalStore
+        from streamimg3.store.zarr_folder import Folder
 
-        return LocalStore(url)
+        return Folder(url)
     try:
         if objects.serves(url):
             from streamimg3.store.zarr_objects import WholeObjects

@@ -125,6 +125,11 @@ class AssociationDocument(Document):
     target: str | None = None
     asn_type: str | None = None
 
+    @property
+    def exposures(self) -> tuple[MemberEntry, ...]:
+        """The members whose pixels are in the store, in its order: science and reference stars (psf)."""
+        return tuple(m for m in self.members if m.exptype.strip().lower() in ("science", "psf"))
+
 
 @dataclass(frozen=True)
 class OutputWcsDocument(Document):

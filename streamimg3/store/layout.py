@@ -17,6 +17,9 @@ CUBE_CHUNK = 2**17
 CUBE_DEPTH = 32
 CUBE_ROWS = 16
 CUBE_WIDTH = 2048
+# Strips of a stack of integrations: pixels, fewest integrations
+STRIP_PIXELS = 2**22
+STRIP_DEPTH = 64
 
 # JWST's flags; exposures of other observatories keep their own numbers and say so in their record
 FLAGS = {
@@ -50,10 +53,12 @@ PLANES = {
     "area": PlaneKind("float32", 1, "pixel area relative to the nominal one"),
     "weight": PlaneKind("float32", 0, "weight map supplied with the image"),
     "pixeldq": PlaneKind("uint32", 0, "data quality flags, the same for all integrations"),
+    "wavelength": PlaneKind("float32", math.nan, "wavelength in microns"),
     "nan": PlaneKind("uint8", 0, "1 where any of sci, err and the variances is NaN"),
     "outlier": PlaneKind("uint8", 0, "1 where the pixel was found to be an outlier"),
     "median": PlaneKind("float32", math.nan, "median of the exposure groups", 1),
     "median_err": PlaneKind("float32", math.nan, "median error of the exposure groups", 1),
+    "weights": PlaneKind("float32", 0, "weight of the pixels in the alignment of reference stars"),
     "blot": PlaneKind("float32", math.nan, "median of the exposure groups in the exposure's pixels", 1),
     "wht": PlaneKind("float32", 0, "sum of the weights of the contributing pixels"),
     "con": PlaneKind("int32", 0, "context: bit k of plane p is set where exposure 32 p + k contributes"),
@@ -63,7 +68,7 @@ PLANES = {
 
 VARIANCES = ("var_rnoise", "var_flat", "var_poisson")  # in the order in which they are summed
 NAN_PLANES = ("sci", "err", *VARIANCES)  # what the plane "nan" speaks of
-FLAT_PLANES = ("area", "pixeldq")  # one image for all integrations of a cube
+FLAT_PLANES = ("area", "pixeldq", "wavelength")  # one image for all integrations of a cube
 
 # Columns of the integrations of a cube: JWST's own times, in days
 TIMES = {
@@ -116,7 +121,27 @@ def chunking(shape: tuple[int, int], itemsize: int = 4) -> tuple[tuple[int, int]
     return (cy, cx), (rows * cy, width)
 
 
-def cube_chunking(shape: tuple[int, int], count: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+Cut = tuple[tuple[int, int, int], tuple[int, int, int]]  # chunk and shard, (integrations, rows, columns)
+
+
+def strip_chunking(shape: tuple[int, int], count: int) -> Cut:
+    """Return inner chunk and shard of planes that are made in strips: few rows through many integrations.
+
+    Rows and columns are those of the chunks of `cube_chunking`, so that a strip is read without waste; a shard has about
+    four million pixels.
+
+    Examples
+    --------
+    >>> strip_chunking((64, 256), 2000)
+    ((32, 16, 256), (1024, 16, 256))
+    """
+    (depth, cy, cx), (_, _, width) = cube_chunking(shape, count)
+    wanted = max(STRIP_DEPTH, STRIP_PIXELS // (cy * width))
+    times = max(1, min(-(-wanted // depth), -(-count // depth)))
+    return (depth, cy, cx), (times * depth, cy, width)
+
+
+def cube_chunking(shape: tuple[int, int], count: int) -> Cut:
     """Return inner chunk and shard of a plane of a stack of ``count`` integrations, ``(integrations, rows, columns)``.
 
     A shard is as many whole integrations as fit into 16 MiB of float32, or a band of rows of one where not even one

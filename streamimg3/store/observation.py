@@ -130,7 +130,7 @@ class Observation:
         """Gather the metadata again if a run was killed between its last array and that."""
         node = json.loads(self.backend.get("zarr.json") or b"{}")
         known = set((node.get("consolidated_metadata") or {}).get("metadata", {}))
-        stacks = ("exposures", "integrations")
+        stacks = ("exposures", "integrations", "psfalign", "psfsub")
         groups = {f"{stack}/{name}" for stack in stacks for name in self.backend.keys(stack) if "." not in name}
         if not groups <= known or ("documents" in self.backend.keys("") and self._uncounted(known)):
             self.consolidate()
@@ -184,21 +184,62 @@ class Observation:
         grid = _Grid("exposure", (count, *shape), (1, *chunk), (1, *shard))
         self._create_planes(stack_path(shape, cubes), grid, planes)
 
-    def create_cubes(self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None]) -> None:
-        """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit."""
-        grid = _Grid("integration", (count, *shape), *layout.cube_chunking(shape, count))
+    def create_cubes(
+        self, shape: tuple[int, int], count: int, planes: Mapping[str, str | None], cut: layout.Cut | None = None
+    ) -> None:
+        """Create the empty stacks for ``count`` integrations of a shape; ``planes`` maps plane names to their image unit.
+
+        ``cut`` is how they are cut in chunks and shards, by default as the planes that come from files.
+        """
+        grid = _Grid("integration", (count, *shape), *(cut or layout.cube_chunking(shape, count)))
         self._create_planes(stack_path(shape, cubes=True), grid, planes)
+
+    def create_series(
+        self,
+        path: str,
+        stacked: str,
+        shape: tuple[int, int, int],
+        planes: Mapping[str, str | None],
+        rows: int = 0,
+        deep: bool = True,
+    ) -> None:
+        """Create empty stacks ``path/<plane>`` of images of one kind, outside those that exposures come in.
+
+        Parameters
+        ----------
+        path : str
+            Group, whose parents are made too.
+        stacked : str
+            Name of the dimension along which the images are stacked.
+        shape : tuple of int
+            Images, rows, columns.
+        planes : mapping
+            Names to the unit of the images.
+        rows : int
+            Height of a shard, which then holds these rows of all images (or, if not ``deep``, of one); 0 = as stacks of
+            integrations are cut.
+        deep : bool
+            See ``rows``.
+        """
+        chunk, shard = layout.cube_chunking(shape[1:], shape[0])
+        if rows:
+            chunk, shard = (1, rows, shape[2]), (shape[0] if deep else 1, rows, shape[2])
+        self._create_planes(path, _Grid(stacked, shape, chunk, shard), planes)
 
     def _create_planes(self, path: str, grid: _Grid, planes: Mapping[str, str | None]) -> None:
         import zarr
 
-        self.write_group(path.split("/")[0], {})
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            self.write_group("/".join(parts[:depth]), {})
         self.write_group(path, {"shape": list(grid.shape[1:])})
         for plane, bunit in planes.items():
             kind = layout.PLANES[plane]
             attrs: dict[str, Any] = {"units": layout.unit_of(plane, bunit), "long_name": kind.long_name}
             attrs |= layout.flag_attrs() if plane in _FLAGS else {}
-            if grid.stacked == "integration":  # so that the columns are coordinates
+            if (
+                path.startswith("integrations/") and grid.stacked == "integration"
+            ):  # so that the columns are coordinates
                 attrs["coordinates"] = " ".join(layout.COLUMNS)
             zarr.create_array(
                 self.backend.zarr, name=f"{path}/{plane}", shape=grid.shape, dtype=kind.dtype, fill_value=kind.fill,
@@ -220,6 +261,26 @@ class Observation:
             )  # fmt: skip
             array[:] = values
         _array.cache_clear()
+
+    def create_array(
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        chunk: tuple[int, ...],
+        dims: tuple[str, ...],
+        attrs: Mapping[str, Any],
+    ) -> None:
+        """Create an empty array of any kind; unknown numbers are NaN, or -1 if they are integers with a sign."""
+        import zarr
+
+        kind = np.dtype(dtype).kind
+        zarr.create_array(
+            self.backend.zarr, name=path, shape=shape, dtype=dtype, chunks=chunk, dimension_names=dims, overwrite=True,
+            fill_value=math.nan if kind == "f" else -1 if kind == "i" else 0, compressors=_codec(dtype),
+            attributes=dict(attrs),
+        )  # fmt: skip
+        _forget_arrays()
 
     def column(self, path: str, first: int, last: int) -> NDArray[np.generic]:
         """Return some values of a one-dimensional array."""

@@ -75,7 +75,10 @@ def test_what_is_granted_fits(memory: int, workers: int, tasks: list[Task]) -> N
     assert granted.projected <= memory
     if granted.workers < min(workers, len(tasks)):  # one more would not have fitted
         more = granted.workers + 1
-        assert DRIVER + budget.SLACK + budget.SERVER + more * (budget.WORKER + least) > memory
+        assert (
+            DRIVER + budget.SLACK + budget.SERVER + more * (budget.WORKER + least) + granted.workers * budget.MORE
+            > memory
+        )
 
 
 @pytest.mark.usefixtures("_steady_driver")
@@ -105,7 +108,7 @@ def test_the_task_that_is_too_big_is_named() -> None:
 def test_no_bound() -> None:
     granted = share(None, 3, [task(10 * MIB, MIB)] * 5)
     assert (granted.workers, granted.each) == (3, 10 * MIB)
-    assert granted.projected == DRIVER + budget.SLACK + budget.SERVER + 3 * (budget.WORKER + 10 * MIB)
+    assert granted.projected == DRIVER + budget.SLACK + budget.SERVER + 3 * (budget.WORKER + 10 * MIB) + 2 * budget.MORE
 
 
 # ---------------------------------------------------------------- what is in use

@@ -8,23 +8,15 @@ import numpy as np
 import pytest
 
 from streamimg3.errors import InputError
-from streamimg3.kernels.boxcar import (
-    ApertureTable,
-    Background,
+from streamimg3.kernels.box_profile import (
     Box,
-    Extraction,
     Profile,
-    Sums,
-    Variances,
-    aperture_factors,
     background_profile,
-    calibrated,
-    corrected,
     profile_wavelength,
-    selected,
-    smoothed,
     source_profile,
 )
+from streamimg3.kernels.boxcar import Background, Extraction, Sums, Variances, selected, smoothed
+from streamimg3.kernels.spectrum_columns import ApertureTable, aperture_factors, calibrated, corrected
 
 f4 = np.float32
 NY, NX, N = 26, 31, 5

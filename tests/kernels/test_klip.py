@@ -49,6 +49,25 @@ def run(refs: F4, science: F4, truncate: list[int], mask: NDArray[np.bool_] | No
     return project(refs, science, solve(accumulate(refs, science, mask), truncate), with_model=True)
 
 
+# What pyKLIP 2.10.1 (klip_math) leaves of `scene`: by number of components the pixels PLACES, and the rms of all
+PLACES = ((0, 0, 0), (0, 5, 4), (1, 10, 9), (2, 20, 17))
+PYKLIP = {
+    1: ((3.251188284, 9.814474323, 12.519521589, 4.452265021), 5.332651530528772),
+    4: ((-0.145006389, 3.744301681, -2.089541004, 3.499930509), 3.555404536271767),
+    6: ((-0.181853659, 3.735913083, -0.227862541, -0.159259403), 0.43417158305547315),
+}
+
+
+def test_recorded_values_of_pyklip() -> None:
+    """1e-6 of the peak, which is the demand; 2e-9 was measured over all pixels."""
+    refs, science = scene()
+    peak = float(science.max())
+    found = run(refs, science, list(PYKLIP)).subtracted
+    for left, (values, rms) in zip(found, PYKLIP.values(), strict=True):
+        np.testing.assert_allclose([left[place] for place in PLACES], values, rtol=0, atol=1e-6 * peak)
+        assert float(np.sqrt((left.astype(np.float64) ** 2).mean())) == pytest.approx(rms, abs=1e-6 * peak)
+
+
 @pytest.mark.parametrize("truncate", [0, 1, 4, 6, 7, 50])
 def test_whole_planes(truncate: int) -> None:
     """Only the rounding of the result to single precision is left: 1e-6 of the peak is the demand, 1e-7 what it is."""

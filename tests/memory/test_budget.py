@@ -97,3 +97,23 @@ def test_peak_does_not_depend_on_the_number_of_exposures(tmp_path: Path) -> None
         peaks[count] = {stage: measured.stage_peak(stage) for stage in STAGES} | {"all": measured.peak}
     for what, peak in peaks[96].items():
         assert peak <= 1.10 * peaks[24][what], what
+
+
+def test_the_first_run_of_an_installation_keeps_to_its_budget(tmp_path: Path) -> None:
+    """Loops are compiled before anything else is held, once, and the user is told."""
+    options = ("--preset", "a", "--size", 512, "--dithers", 2, "--detectors", 1)
+    association = simulate(tmp_path / "in", *options)
+    said = []
+    for name in ("first", "second"):
+        command = [
+            "env", f"NUMBA_CACHE_DIR={tmp_path / 'cache'}", sys.executable, "-m", "streamimg3", "run", "image3", association,
+            "--output-dir", str(tmp_path / name), "--memory", "768MiB", "--workers", "2",
+        ]  # fmt: skip
+        measured = run_measured(command, tmp_path / f"{name}.jsonl")
+        assert measured.code == 0, measured.stderr
+        assert measured.peak <= 768 * MIB
+        print(
+            f"\n{name} run: peak {measured.peak / MIB:.0f} MiB in {measured.samples[-1][0] - measured.samples[0][0]:.0f} s"
+        )
+        said.append("compiling" in measured.stderr)
+    assert said == [True, False]

@@ -17,7 +17,6 @@ from peer_image2_cases import CASES  # noqa: E402
 
 
 @pytest.mark.parity
-@pytest.mark.skipif("STREAMIMG3_PEER_KIT" not in os.environ, reason="the kit that makes the cases is not at hand")
 def test_small_image2_run(tmp_path: Path) -> None:
     """Every statement that an image and a cube can show holds, or differs on purpose."""
     work = Path(os.environ.get("STREAMIMG3_PARITY_WORK", tmp_path))

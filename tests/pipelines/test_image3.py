@@ -16,6 +16,7 @@ from astropy.io import fits
 from streamimg3 import BudgetError, Observation, Session, ingest, run
 from streamimg3.engine import Runner
 from streamimg3.formats.simulate import Field, simulate
+from streamimg3.pipelines import image3
 from streamimg3.stages import resample, tile_drizzle
 from streamimg3.store.documents import ResampleDocument
 from tests.conftest import SKIP, command_line
@@ -264,3 +265,14 @@ def test_fill_value(mosaic: Run, plain: Observation, text: str, value: float) ->
     for name, values in before.items():
         equal = (filled[name] == values) | (np.isnan(filled[name]) & np.isnan(values))
         assert equal[..., ~empty].all() and (name == "sci" or equal.all()), name
+
+
+@pytest.mark.parametrize("tile", [64, 256])
+def test_what_is_foreseen_from_outlines_suffices(plain: Observation, tile: int) -> None:
+    """The budget is checked before the pixel maps are made: no task comes to need more than was foreseen then."""
+    params = image3.Params(resample=resample.Params(tile=tile))
+    rough, exact = (image3.plan(plain, params, rough=how) for how in (True, False))
+    assert {"outlier_detection", "resample"} <= exact.keys() and rough.keys() == exact.keys()
+    for step, tasks in exact.items():
+        if tasks:
+            assert max(t.least for t in rough[step]) >= max(t.least for t in tasks), step

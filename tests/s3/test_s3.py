@@ -19,6 +19,7 @@ from astropy.io import fits
 from streamimg3 import Observation, Session, run
 from streamimg3.store.documents import ResampleDocument
 from tests.conftest import SKIP
+from tests.pipelines.rates import Rate, make
 from tests.s3.conftest import BUCKET, Server
 
 pytestmark = pytest.mark.s3
@@ -228,3 +229,21 @@ def test_server_lost_while_the_product_is_written(server: Server, field: Path, t
     with fits.open(BytesIO(product)) as hdus:
         mosaic = Observation.at(str(tmp_path / "x.zarr")).array("mosaic/sci")[...]
         assert np.array_equal(hdus["SCI"].data, mosaic, equal_nan=True)
+
+
+def test_image2_on_s3_equals_image2_on_disk(server: Server, tmp_path: Path) -> None:
+    """Count rates, backgrounds, a folder of reference files, store and products, with two workers."""
+    case = make(tmp_path / "rates", {f"jw0{n}_nrca2": (Rate(n), (Rate(11, stars=False),)) for n in (1, 2)})
+    for path in (p for p in case.folder.rglob("*") if p.is_file()):
+        obstore.put(server.bucket(), f"image2/{path.relative_to(case.folder)}", path)
+    root = f"s3://{BUCKET}/image2"
+    command = ["run", "image2", f"{root}/image2_asn.json", "--references", f"{root}/references", "--workers", 2]
+    done = server.run(*command, "--store", f"{root}/x.zarr", "--output-dir", f"{root}/out")
+    assert done.returncode == 0, done.stderr
+    here = Session(output_dir=str(tmp_path), workers=1, references=str(case.folder / "references"))
+    local = run("image2", case.association, session=here)
+    there = Observation.at(f"{root}/x.zarr", server.options)
+    pixels = [[{k: v for k, v in r.checksums.items() if k != "wcs"} for r in obs.records()] for obs in (there, local)]
+    assert pixels[0] == pixels[1]
+    made = {key.rpartition("/")[2] for key in server.keys("image2/out/")}
+    assert made == {p.name for p in tmp_path.iterdir() if p.is_file()}

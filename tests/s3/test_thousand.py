@@ -28,8 +28,8 @@ PLAN = """
 import resource, sys
 from streamimg3 import api, open
 from streamimg3.pipelines import image3
-from streamimg3.session import _load
-_load()
+from streamimg3.session import load
+load()
 obs = open(sys.argv[1], **dict(pair.split("=", 1) for pair in sys.argv[2:]))
 params = image3.Params(skip=frozenset({"tweakreg"}))
 tasks = image3.plan(obs, params, rough=True)

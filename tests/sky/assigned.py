@@ -58,8 +58,8 @@ def case_of(name: str) -> Case:
 
 
 def data() -> Path:
-    """Where the real reference files are, or a place that does not exist."""
-    return Path(os.environ.get("STREAMIMG3_DATA", "/nowhere"))
+    """Where the real reference files are, or something that is no folder."""
+    return Path(os.environ.get("STREAMIMG3_DATA", __file__))
 
 
 def opened(source: Tree | Path) -> Tree:
