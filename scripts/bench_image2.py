@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench_image3 import Budget, Run
 from metered import run_metered
-from parity_image2 import RUNNER
+from parity_pipelines import IMAGE2
 from peer import Peer, call, environment, set_options
 from peer_image2_cases import LARGE
 
@@ -22,7 +22,7 @@ def bench_image2(peer: Peer, sides: Sequence[str], budget: Budget) -> Iterator[t
     for name in LARGE:
         if not (folder / name / "case.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            call([str(peer.python), str(RUNNER), str(folder), name], folder / "log.txt", folder)
+            call([str(peer.python), str(IMAGE2.runner), str(folder), name], folder / "log.txt", folder)
         facts = json.loads((folder / name / "case.json").read_text())
         steps = {
             step: {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metered import Cost, run_metered
-from parity_tso3 import RUNNER
+from parity_pipelines import TSO3
 from peer import Peer, environment, set_options
 from peer_tso3 import LONG
 from tso3_checks import CHECKS, Run
@@ -34,7 +34,7 @@ def bench_peer(peer: Peer, name: str) -> Side:
     """Make a case and run the reference on it (the cost of making it is in the whole)."""
     folder = (peer.work / "bench-tso3").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(peer.python), str(RUNNER), str(folder), name]
+    command = [str(peer.python), str(TSO3.runner), str(folder), name]
     cost = run_metered(command, folder / f"{name}.log", folder, environment())
     facts = json.loads((folder / name / "case.json").read_text())
     return Side(Cost(facts["cpu_seconds"], cost.wall_s, cost.peak_rss), facts["cpu_by_step"])

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from astropy.table import Table
 from compare_products import compare_headers
 from image3_checks import Measure
 from image3_products import cards, layout, plane_differences
+from judging import Checklist
 from numpy.typing import NDArray
 from parity_cases import Deliberate
 from parity_lines import Line
 from peer_coron3 import CASES
+from sides import Sides
 
 from streamimg3.kernels.bad_fill import NON_SCIENCE, Filling, fill_bad
 from streamimg3.kernels.klip import accumulate, project, solve
@@ -31,31 +33,8 @@ QUIRKS = ("PIXAR_SR", "PIXAR_A2", "XPOSURE", "TELAPSE")
 
 
 @dataclass(frozen=True)
-class Run:
-    """Both sides of one case.
-
-    Attributes
-    ----------
-    inputs, ours : Path
-        Folder of the case (the reference's products lie in ``peer`` there), and of our products and store.
-    error : str
-        How our run ended, if not well.
-    """
-
-    inputs: Path
-    ours: Path
-    error: str = ""
-
-    @property
-    def theirs(self) -> Path:
-        """The reference's products."""
-        return self.inputs / "peer"
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What ``case.json`` says."""
-        found: dict[str, Any] = json.loads((self.inputs / "case.json").read_text())
-        return found
+class Run(Sides):
+    """Both sides of one case."""
 
     def members(self, kind: str) -> list[str]:
         """Files of the association of one role."""
@@ -315,11 +294,6 @@ LINES = tuple(
 )  # fmt: skip
 
 
-def lines_of(name: str) -> Iterator[Line]:
-    """Yield the statements that a case decides."""
-    yield from (line for line in LINES if name in line.cases)
-
-
 _UNSHIFTED = (
     "as released the reference finds no shifts (single precision), so that it subtracts references that are not aligned; "
     "what is made of the same aligned cube agrees"
@@ -333,3 +307,5 @@ DELIBERATE: tuple[Deliberate, ...] = (
     Deliberate(47, ("many",), 1e-5, _FIT),
     Deliberate(51, ("many",), 1e-5, _FIT),
 )
+
+CHECKLIST = Checklist(LINES, CHECKS, DELIBERATE)

@@ -5,16 +5,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from compare_products import compare_headers
 from image3_checks import Measure
 from image3_products import cards, layout, plane_differences, sip_error, wcs_of
+from judging import Checklist
 from parity_cases import Deliberate
 from parity_lines import Line
 from peer_image2_cases import CASES
+from sides import Sides
 
 PLANES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 FRAMES = ["detector", "v2v3", "v2v3vacorr", "world"]
@@ -29,26 +30,8 @@ DO_NOT_USE, NO_FLAT = 1, 1 << 18
 
 
 @dataclass(frozen=True)
-class Run:
-    """Both sides of one case.
-
-    Attributes
-    ----------
-    inputs, ours : Path
-        Folder of the case (the reference's products lie in ``peer`` there), and of our products.
-    error : str
-        How our run ended, if not well.
-    """
-
-    inputs: Path
-    ours: Path
-    error: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What ``case.json`` says."""
-        found: dict[str, Any] = json.loads((self.inputs / "case.json").read_text())
-        return found
+class Run(Sides):
+    """Both sides of one case."""
 
     def pair(self, ending: str) -> tuple[Path, Path]:
         """Our product and the reference's whose names end so.
@@ -58,7 +41,7 @@ class Run:
         RuntimeError
             If either is missing.
         """
-        found = [sorted(folder.glob(f"*_{ending}.fits")) for folder in (self.ours, self.inputs / "peer")]
+        found = [sorted(folder.glob(f"*_{ending}.fits")) for folder in (self.ours, self.theirs)]
         if not all(found):
             raise RuntimeError(f"no {ending} of {'ours' if not found[0] else 'the reference'} {self.error[-120:]}")
         return found[0][0], found[1][0]
@@ -295,3 +278,5 @@ DELIBERATE = (
         16, ("no-variances-no-flat",), 1.0, "without variances there are none in _i2d; the reference writes empty ones"
     ),
 )
+
+CHECKLIST = Checklist(LINES, CHECKS, DELIBERATE)

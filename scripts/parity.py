@@ -17,30 +17,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import parity_coron3
-import parity_image2
-import parity_tso3
 from compare_products import Finding, PlaneResult, compare_headers, compare_planes
 from parity_cases import CASES, FIELDS, IMAGE3, IMAGE3_SMALL, SMALL, Case
-from parity_image3 import judge_cases, report, run_peers
+from parity_image3 import CHECKLIST, judge_cases, run_peers
+from parity_pipelines import PIPELINES
 from peer import Peer, call, find_peer, make_field, our_command, peer_product, the_product
 from scores import score_fields
 
 NAMES = {
     "resample": tuple(CASES),
-    "image2": parity_image2.NAMES,
     "image3": tuple(IMAGE3),
-    "coron3": parity_coron3.NAMES,
-    "tso3": parity_tso3.NAMES,
     "scores": ("a", "b"),
+    **{name: pipeline.cases for name, pipeline in PIPELINES.items()},
 }
 FEW = {
     "resample": SMALL,
-    "image2": parity_image2.SMALL,
     "image3": IMAGE3_SMALL,
-    "coron3": parity_coron3.SMALL,
-    "tso3": parity_tso3.SMALL,
     "scores": ("a",),
+    **{name: pipeline.small for name, pipeline in PIPELINES.items()},
 }
 MOST_FINDINGS = 25
 COLUMNS = "{:<22} {:<12} {:>10} {:>8} {:>8} {:>9}  {}"
@@ -158,26 +152,16 @@ def main() -> int:
         print(f"unknown cases: {' '.join(unknown)}; known are {' '.join(NAMES[options.what])}")
         return 2
     peer = find_peer(options.work.absolute(), options.peer_python)
-    if options.what == "image2":
+    if pipeline := PIPELINES.get(options.what):
         if options.peer_only:
-            print(parity_image2.make_cases(peer, names))
+            print(pipeline.make(peer, names))
             return 0
-        return 0 if parity_image2.report_image2(list(parity_image2.judge_image2(peer, names))) else 1
-    if options.what == "coron3":
-        if options.peer_only:
-            print(parity_coron3.make_cases(peer, names))
-            return 0
-        return 0 if parity_coron3.report_coron3(list(parity_coron3.judge_coron3(peer, names))) else 1
-    if options.what == "tso3":
-        if options.peer_only:
-            print(parity_tso3.make_cases(peer, names))
-            return 0
-        return 0 if parity_tso3.report_tso3(list(parity_tso3.judge_tso3(peer, names))) else 1
+        return 0 if pipeline.checklist.report(list(pipeline.judged(peer, names))) else 1
     if options.peer_only and options.what != "scores":
         peer_only(peer, options.what, names)
         return 0
     if options.what == "image3":
-        return 0 if report(list(judge_cases(peer, names))) else 1
+        return 0 if CHECKLIST.report(list(judge_cases(peer, names))) else 1
     if options.what == "scores":
         return 0 if score_fields(peer, names) else 1
     return 0 if check_resample(peer, names) else 1

@@ -2,27 +2,16 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from image3_checks import CHECKS, Measure, Pair
+from image3_checks import CHECKS, Pair
 from image3_products import Products
+from judging import FAILED, Checklist, Row
 from parity_cases import DELIBERATE, EXACT, FIELDS, IMAGE3, Image3Case
-from parity_lines import LINES, Line
+from parity_lines import LINES
 from peer import Peer, Steps, call, make_field, our_image3, peer_image3, with_references
 
-HOLDS, DELIBERATELY, DIFFERS, FAILED = "holds", "deliberate difference", "DIFFERS", "FAILED"
-ROW = "    {:<13} {:<21} {}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured statement: line, case, verdict, what was measured (or why it differs on purpose)."""
-
-    line: int
-    case: str
-    verdict: str
-    text: str
+CHECKLIST = Checklist(LINES, CHECKS, DELIBERATE)
 
 
 def merged(first: Steps, second: Steps) -> Steps:
@@ -50,25 +39,10 @@ def run_pair(peer: Peer, case: Image3Case) -> Pair:
     return Pair(Products(folder), Products(theirs), association.parent)
 
 
-def judge(line: Line, case: str, pair: Pair) -> Row:
-    """Measure one statement on one case; what cannot be measured is a row of its own."""
-    try:
-        found = CHECKS[line.number](pair)
-    except (RuntimeError, KeyError, OSError, ValueError) as error:
-        found = Measure(f"not measured ({type(error).__name__}: {' '.join(str(error).split())[:120]})", False)
-    if found.holds:
-        return Row(line.number, case, HOLDS, found.text)
-    known = (d for d in DELIBERATE if d.line == line.number and case in d.cases and found.size <= d.limit)
-    reason = next((d.reason for d in known), "")
-    return Row(
-        line.number, case, DELIBERATELY if reason else DIFFERS, f"{found.text}{' -- ' if reason else ''}{reason}"
-    )
-
-
 def judge_cases(peer: Peer, names: Sequence[str]) -> Iterator[Row]:
     """Run the cases and judge the lines that each decides."""
     for name in names:
-        wanted = [line for line in LINES if name in line.cases]
+        wanted = CHECKLIST.of(name)
         try:
             pair = run_pair(peer, IMAGE3[name])
         except RuntimeError as error:
@@ -76,23 +50,7 @@ def judge_cases(peer: Peer, names: Sequence[str]) -> Iterator[Row]:
             yield from (Row(line.number, name, FAILED, last[:160]) for line in wanted)
             continue
         print(f"{name}: {len(wanted)} statements", flush=True)
-        yield from (judge(line, name, pair) for line in wanted)
-
-
-def report(rows: Sequence[Row], lines: Sequence[Line] = LINES) -> bool:
-    """Print the checklist; return whether every measured statement holds or differs on purpose."""
-    for line in lines:
-        mine = [row for row in rows if row.line == line.number]
-        print(f"{line.number:>3} {line.text}")
-        for row in mine:
-            print(ROW.format(row.case, row.verdict, row.text))
-        if line.tests:
-            print(ROW.format("unit tests", "", " ".join(line.tests)))
-        elif not mine:
-            print(ROW.format("not run", "", "cases: " + " ".join(line.cases)))
-    count = {v: sum(row.verdict == v for row in rows) for v in (HOLDS, DELIBERATELY, DIFFERS, FAILED)}
-    print("\n" + ", ".join(f"{n} {v}" for v, n in count.items()))
-    return count[DIFFERS] == count[FAILED] == 0
+        yield from (CHECKLIST.judge(line, name, pair) for line in wanted)
 
 
 def run_peers(peer: Peer, names: Sequence[str]) -> Iterator[Path]:

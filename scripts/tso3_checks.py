@@ -1,20 +1,20 @@
 """The checklist of tso3, measured on the products of both sides: statements, one function each, known differences."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import QTable
 from image3_checks import Measure
+from judging import Checklist
 from parity_cases import Deliberate
 from parity_lines import Line
 from peer_tso3 import CASES
+from sides import Sides
 
 PLANES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 SUMS = (
@@ -35,26 +35,8 @@ DO_NOT_USE, OUTLIER = 1, 16
 
 
 @dataclass(frozen=True)
-class Run:
-    """Both sides of one case.
-
-    Attributes
-    ----------
-    inputs, ours : Path
-        Folder of the case (the reference's products lie in ``peer`` there), and of our products.
-    error : str
-        How our run ended, if not well.
-    """
-
-    inputs: Path
-    ours: Path
-    error: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What ``case.json`` says."""
-        found: dict[str, Any] = json.loads((self.inputs / "case.json").read_text())
-        return found
+class Run(Sides):
+    """Both sides of one case."""
 
     def segments(self, ending: str) -> list[tuple[Path, Path]]:
         """Our product and the reference's for each segment.
@@ -65,7 +47,7 @@ class Run:
             If one is missing.
         """
         names = [m.replace("_calints.fits", f"_o001_{ending}") for m in self.facts["members"]]
-        pairs = [(self.ours / name, self.inputs / "peer" / name) for name in names]
+        pairs = [(self.ours / name, self.theirs / name) for name in names]
         lost = [str(p) for pair in pairs for p in pair if not p.exists()]
         if lost:
             raise RuntimeError(f"{lost[0]} is missing {self.error[-120:]}")
@@ -79,7 +61,7 @@ class Run:
         RuntimeError
             If either is missing.
         """
-        found = [sorted(folder.glob(f"jw*_{ending}")) for folder in (self.ours, self.inputs / "peer")]
+        found = [sorted(folder.glob(f"jw*_{ending}")) for folder in (self.ours, self.theirs)]
         found = [[p for p in some if "-seg" not in p.name] for some in found]
         if not all(found):
             raise RuntimeError(f"no {ending} of {'ours' if not found[0] else 'the reference'} {self.error[-120:]}")
@@ -435,3 +417,5 @@ DELIBERATE = (
         36, ("spectra-holes", "spectra-orders"), 2, "the reference's light curve makes times that occur twice NaN"
     ),
 )
+
+CHECKLIST = Checklist(LINES, CHECKS, DELIBERATE)

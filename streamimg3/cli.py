@@ -282,7 +282,8 @@ def main() -> None:
 def entry() -> None:
     """Run :func:`main` as a process of its own.
 
-    Metadata trees are many small objects, of which few are garbage: looking for it less often saves a tenth of a short run.
+    Metadata trees are many small objects, of which few are garbage: looking for it less often saves a tenth of a short run,
+    and not looking for it when Python tears itself down most of a second.
     Once an object store was used the process leaves without Python's own tear-down: native threads that are still handing
     over results would abort it after all is done.
     """
@@ -292,6 +293,7 @@ def entry() -> None:
         main()
     except SystemExit as end:
         code = end.code
+    gc.freeze()
     if "obstore" not in sys.modules or not isinstance(code, int | None):
         sys.exit(code)  # type: ignore[arg-type]
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -10,7 +11,7 @@ import time
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
@@ -107,12 +108,6 @@ def _idle(task: Task) -> None:
     """Do nothing: the worker has started."""
 
 
-def _lean(task: Task) -> None:
-    """Give back memory, slowly enough for every worker to get one of a few such tasks."""
-    give_back()
-    time.sleep(0.03)
-
-
 class Staff:
     """Worker processes that this process starts; those that die are replaced.
 
@@ -170,11 +165,6 @@ class Staff:
         with suppress(WorkerLost):  # found, and told, when there is work
             for _ in range(self.workers):
                 self.submit(_idle, Task("none", 0, 0))
-
-    def trim(self) -> None:
-        """Let idle workers give back what earlier tasks have freed; a pool that breaks over it is found broken later."""
-        with suppress(WorkerLost):
-            wait([self.submit(_lean, Task("lean", 0, 0)) for _ in range(2 * self.workers)])
 
     def submit(self, work: Work[T], task: Task) -> Future[Done[T]]:
         """See :class:`Crew`."""
@@ -285,3 +275,4 @@ def _settle(load: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     load()
+    gc.freeze()  # libraries are no garbage: not looked through again and again

@@ -167,13 +167,10 @@ class Runner:
             return share(self.memory, self.workers, tasks)
         workers = self._staff.workers
         fresh = share(self.memory, self.workers, [*tasks] * workers)
-        for trimmed in (False, True):
-            if trimmed:
-                self._staff.trim()
-            kept = self._kept(tasks, workers)
-            # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
-            if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
-                return kept
+        kept = self._kept(tasks, workers)
+        # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
+        if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
+            return kept
         self._staff.dismiss()
         return share(self.memory, self.workers, tasks)
 

@@ -385,7 +385,7 @@ def _require_same(given: Wcs, made: Wcs) -> None:
 
 def linear_terms(wcs: Wcs) -> dict[str, float | str] | None:
     """Return the FITS keywords of a tangent-plane gWCS (1-based CRPIX), or None if it is of another kind."""
-    transform = wcs.gwcs().forward_transform
+    transform = wcs.model.forward_transform
     if not hasattr(transform, "cdelt") or not hasattr(transform, "projection"):
         return None
     crpix, crval, cdelt, pc = (np.asarray(getattr(transform, n)) for n in ("crpix", "crval", "cdelt", "pc"))

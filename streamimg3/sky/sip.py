@@ -57,8 +57,9 @@ def sip_keywords(
     InputError
         If the WCS is none of gwcs.
     """
-    found = wcs.gwcs()
+    found = wcs.model
     if found.bounding_box is None:
+        found = wcs.gwcs()
         ny, nx = wcs.shape
         found.bounding_box = ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
     with warnings.catch_warnings(record=True) as told:

@@ -115,7 +115,7 @@ def own_plane(wcs: Wcs, origin: Origin | None) -> tuple[TangentPlane, Origin | N
         sky; else None, and the plane touches the sky at the image's centre.
     """
     if wcs.kind == "gwcs" and origin is not None:
-        found = wcs.gwcs()
+        found = wcs.model
         if frame_before_sky(found) is not None:
             rotation, angles, error = tangent_rotation(found, origin)
             if error < _ROTATION:

@@ -94,6 +94,12 @@ class Wcs:
         """Map ICRS positions (degrees) to 0-based rows and columns, regardless of any bounding box."""
         return self.projection.to_pixel(ra, dec)
 
+    @property
+    def model(self) -> gwcs.WCS:
+        """The gWCS that computes, for those who only read it: it is made once per process (see :meth:`gwcs`)."""
+        projection = self.projection
+        return projection.wcs if isinstance(projection, GwcsProjection) else self.gwcs()
+
     def gwcs(self) -> gwcs.WCS:
         """Return a copy of the gWCS itself, with the correction as one of its steps.
 

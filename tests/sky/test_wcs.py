@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from streamimg3.errors import InputError
 from streamimg3.formats.simulated_wcs import Aim, make_gwcs
+from streamimg3.sky.asdf_text import asdf_bytes
 from streamimg3.sky.wcs import Wcs
 from tests.sky.skies import AIM, camera, from_cards, gwcs_of, sip_of, tangent, tangent_cards
 
@@ -44,6 +45,16 @@ def test_gwcs_from_asdf_bytes(key: str) -> None:
     assert_same_sky(wcs.to_sky(*GRID), cam.to_sky(*GRID), ANGLE)
     assert wcs.bounds == ((-0.5, 95.5), (-0.5, 109.5))
     assert wcs.gwcs().available_frames[0] == "detector"
+
+
+def test_asdf_bytes_list_extensions_by_name() -> None:
+    """The library lists them in the order of a set, that changes from process to process."""
+    text = asdf_bytes({"wcs": make_gwcs(camera(), ((-0.5, 109.5), (-0.5, 95.5))), "rest": {"extensions": ["b", "a"]}})
+    with asdf.open(io.BytesIO(text)) as tree:
+        names = [e["extension_uri"] for e in tree["history"]["extensions"]]
+        assert names == sorted(names) and len(names) > 2
+        assert tree["rest"]["extensions"] == ["b", "a"]
+        assert tree["wcs"].available_frames[0] == "detector"
 
 
 def test_nan_outside_the_bounding_box_only_if_bounded() -> None:
