@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.geometry import Box, Tile, TileGrid
+from streamimg3.geometry import Box, TileGrid
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.sky import footprint
 from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, given_frame, linear_terms, mosaic_frame
@@ -23,6 +24,7 @@ from streamimg3.stages.layers import (
     Setup,
     flagged,
     integration_layers,
+    layer_names,
     make_layers,
     make_map,
     map_prefix,
@@ -357,14 +359,15 @@ def _tasks(setup: Setup, maps: Sequence[PixelMap]) -> list[Task]:
     if not windows:
         raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
     largest = max(found.nbytes for found in maps)
-    return [_task(setup, grid.tile(*key), windows[key], largest) for key in sorted(windows)]
-
-
-def _task(setup: Setup, tile: Tile, windows: dict[int, Box], map_bytes: int) -> Task:
-    most, least = (n + 2 * map_bytes for n in task_memory(setup, list(windows.values())))  # read, then unpacked
-    reads = tuple((f"{setup.layers[b].path}[{setup.layers[b].row}]", box.as_tuple()) for b, box in windows.items())
-    writes = tuple((f"{setup.path}/{plane}", tile.box.as_tuple()) for plane in setup.planes)
-    return Task(tile.key, most, least, reads, writes, (tile.row, tile.col, *windows))
+    names, planes = layer_names(setup), [f"{setup.path}/{plane}" for plane in setup.planes]
+    tasks = []
+    for key in sorted(windows):
+        tile, mine = grid.tile(*key), windows.pop(key)
+        most, least = (n + 2 * largest for n in task_memory(setup, list(mine.values())))  # read, then unpacked
+        reads = tuple((names[bit], box.as_tuple()) for bit, box in mine.items())
+        writes = tuple(product(planes, (tile.box.as_tuple(),)))
+        tasks.append(Task(tile.key, most, least, reads, writes, (*key, *mine)))
+    return tasks
 
 
 def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:

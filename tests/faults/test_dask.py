@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from servers import Cluster  # noqa: E402
 
 pytestmark = pytest.mark.faults
-LIMIT = 500  # MiB
+LIMIT = 400  # MiB
 
 
 # ---------------------------------------------------------------- work (must be importable by workers)

@@ -28,7 +28,7 @@ def association(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str
     return f"s3://{BUCKET}/large/{path.name}"
 
 
-@pytest.mark.parametrize(("budget", "workers"), [(512, 1), (1024, 2)])
+@pytest.mark.parametrize(("budget", "workers"), [(450, 1), (900, 2)])
 def test_budget_is_kept(
     server: Server, association: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int, workers: int
 ) -> None:
