@@ -15,7 +15,7 @@ from streamimg3.engine.budget import MIB
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
 from streamimg3.forecast import summary
-from streamimg3.ingestion import bring_headers, bring_pixels, opened
+from streamimg3.ingestion import Missing, bring_headers, bring_pixels, opened
 from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_preview, foreseen
 from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_series
@@ -214,6 +214,14 @@ def run(
     return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
 
 
+def _require(obs: Observation, params: Params, missing: Missing | None, session: Session, runner: Runner) -> None:
+    """Refuse a budget that cannot hold what is to come, before a pixel is read."""
+    planned = module_of(params.pipeline).plan(obs, params, rough=True)
+    products = foreseen(obs, planned.get("resample", []), session)
+    coming = [*missing.means, *missing.tasks] if missing is not None else []
+    runner.require([*coming, *_after_loading([*chain(*planned.values()), *products], runner)])
+
+
 def run_settings(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session, until: str | None = None
 ) -> Observation:
@@ -237,11 +245,7 @@ def run_settings(
         if given is not None:
             obs.commit(given)
         companions.bring(obs, params, session)
-        planned = module.plan(obs, params, rough=True)
-        products = foreseen(obs, planned.get("resample", []), session)
-        coming = [*missing.means, *missing.tasks] if missing is not None else []
-        later = _after_loading([*chain(*planned.values()), *products], runner)
-        runner.require([*coming, *later])  # refused before a pixel is read
+        _require(obs, params, missing, session, runner)
         if missing is not None:
             full = runner.load
             runner.load = load_ingest if _waits(runner) else full

@@ -77,6 +77,12 @@ def _nothing() -> None:
     """There is nothing to be loaded."""
 
 
+def _standing_for(tasks: Sequence[Task]) -> Task:
+    """Return a task as demanding as any of these."""
+    largest = max(tasks, key=lambda t: t.least)
+    return replace(largest, nbytes=max(t.nbytes for t in tasks), libraries=max(t.libraries for t in tasks))
+
+
 @dataclass
 class Runner:
     """Memory, workers and executor of a run.
@@ -166,19 +172,20 @@ class Runner:
         if not self._staff or self._guests is not None:
             return share(self.memory, self.workers, tasks)
         workers = self._staff.workers
-        fresh = share(self.memory, self.workers, [*tasks] * workers)
-        kept = self._kept(tasks, workers)
+        typical = _standing_for(tasks)  # a single task, too, goes to the workers that are there
+        fresh = share(self.memory, self.workers, [typical] * workers)
+        kept = self._kept(typical, workers)
         # Starting anew takes a second or two of every worker; far less memory may mean bands that are read many times.
         if kept is not None and kept.workers == workers == fresh.workers and 4 * kept.each >= fresh.each:
             return kept
         self._staff.dismiss()
         return share(self.memory, self.workers, tasks)
 
-    def _kept(self, tasks: Sequence[Task], workers: int) -> Share | None:
+    def _kept(self, task: Task, workers: int) -> Share | None:
         """Share with the workers at hand: they have loaded some libraries, and hold what they hold."""
-        knowing = [replace(t, libraries=max(0, t.libraries - self._staff.loaded)) for t in tasks]
-        try:  # a single task, too, goes to the workers that are there
-            return share(self.memory, workers, knowing * workers, helpers=resident_family() - resident())
+        knowing = replace(task, libraries=max(0, task.libraries - self._staff.loaded))
+        try:
+            return share(self.memory, workers, [knowing] * workers, helpers=resident_family() - resident())
         except BudgetError:
             return None
 

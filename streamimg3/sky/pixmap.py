@@ -82,11 +82,6 @@ class PixelMap:
         """Bytes that the map takes."""
         return sum(a.nbytes for a in (*self.knots, self.coefficients, *self.nodes, self.extent, self.limits))
 
-    @property
-    def bare(self) -> PixelMap:
-        """The map without its values (of the same size, all zero): what finding tiles takes, in little memory."""
-        return replace(self, coefficients=np.broadcast_to(np.float64(0.0), self.coefficients.shape))
-
     def around(self, reach: float) -> Box:
         """Return a box of mosaic pixels that holds all the exposure can touch (unbounded where the map has gaps)."""
         low = [min(float(_cell_range(plane)[0].min()), 1e9) for plane in self.extent]

@@ -6,7 +6,6 @@ exposures, not with groups times mosaic.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from streamimg3.geometry import Box, TileGrid
 from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.kernels.outliers import nan_median
-from streamimg3.sky.pixmap import PixelMap
 from streamimg3.stages.layers import Setup, layer_names, read_setup
+from streamimg3.stages.placement import Placed, by_tile
 from streamimg3.stages.tile_drizzle import Clock, drizzle_layers, task_memory
 from streamimg3.store import Observation
 
@@ -46,18 +45,11 @@ class Group:
     windows: tuple[tuple[Box, ...], ...]
 
 
-def make_group(name: str, members: Sequence[int], setup: Setup, maps: Sequence[PixelMap]) -> Group:
+def make_group(name: str, members: Sequence[int], places: Sequence[Placed]) -> Group:
     """Find the tiles that the members of a group touch, and what of the members they need."""
-    grid = TileGrid(setup.shape, setup.tile)
-    reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
-    found: dict[tuple[int, int], dict[int, Box]] = {}
-    for bit in members:
-        for tile in grid.touching(maps[bit].around(reach)):
-            cells = maps[bit].touching(tile.box, reach)
-            if cells:
-                found.setdefault((tile.row, tile.col), {})[bit] = functools.reduce(Box.union, cells)
-    tiles = tuple((r, c, tuple(found[r, c])) for r, c in sorted(found))
-    return Group(name, tuple(members), tiles, tuple(tuple(found[r, c].values()) for r, c in sorted(found)))
+    found = list(by_tile((bit, places[bit]) for bit in members))
+    tiles = tuple((row, col, tuple(boxes)) for (row, col), boxes in found)
+    return Group(name, tuple(members), tiles, tuple(tuple(boxes.values()) for _, boxes in found))
 
 
 # ---------------------------------------------------------------- drizzle each group

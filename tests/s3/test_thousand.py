@@ -25,14 +25,15 @@ COUNT = 1000
 SHAPE = (2048, 2048)
 URL = f"s3://{BUCKET}/thousand.zarr"
 PLAN = """
-import resource, sys
-from streamimg3 import api, open
+import itertools, resource, sys
+from streamimg3 import api
 from streamimg3.pipelines import image3
-from streamimg3.session import load
-load()
-obs = open(sys.argv[1], **dict(pair.split("=", 1) for pair in sys.argv[2:]))
+session = api.Session(workers=2, storage_options=dict(pair.split("=", 1) for pair in sys.argv[2:]))
+runner = session.runner(sys.argv[1])
+obs = api.open(sys.argv[1], **session.storage_options)
 params = image3.Params(skip=frozenset({"tweakreg"}))
 tasks = image3.plan(obs, params, rough=True)
+runner.require(list(itertools.chain(*tasks.values())))
 assert len(obs.exposures()) == 1000
 print(len(tasks["resample"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -126,7 +127,7 @@ def test_opening_with_xarray(server: Server, proxy: Proxy, pixels: np.ndarray) -
 
 
 def test_the_driver_stays_small(server: Server, pixels: np.ndarray, tmp_path: Path) -> None:
-    """A process that has loaded the pipeline and knows all exposures and tasks has less than 300 MiB resident."""
+    """A driver of workers that knows all exposures and tasks, and has checked the budget, has less than 300 MiB resident."""
     options = [f"{key}={value}" for key, value in server.options.items()]
     command = [sys.executable, "-c", PLAN, URL, *options]
     done = subprocess.run(command, capture_output=True, text=True, env=server.environment, timeout=200, check=False)
