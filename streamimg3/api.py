@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ from streamimg3.forecast import summary
 from streamimg3.ingestion import Missing, bring_headers, bring_pixels, opened
 from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_preview, foreseen
-from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_series
+from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_rates, load_series
 from streamimg3.store import Observation
 
 __all__ = [
@@ -137,14 +137,20 @@ def _loading(session: Session, params: Params) -> Session:
     return replace(session, load=partial(load, params.pipeline))
 
 
-def _waits(runner: Runner) -> bool:
-    """Whether the loops of a pipeline may be loaded after the pixels are in: by this process, where it works alone."""
-    return runner.load is load_series and runner.workers == 1
+def _first(runner: Runner, params: Params) -> Callable[[], None]:
+    """Return what loads as much as it takes to bring pixels in: calibrating needs few of the loops.
+
+    Those of time series may wait, too, where this process works alone.
+    """
+    if params.pipeline == "image2":
+        return load_rates
+    return load_ingest if runner.load is load_series and runner.workers == 1 else runner.load
 
 
-def _after_loading(tasks: Sequence[Task], runner: Runner) -> list[Task]:
-    """Return tasks with what the loops take that this process has not loaded yet."""
-    more = _LOOPS if _waits(runner) and "streamimg3.kernels.ready_series" not in sys.modules else 0
+def _after_loading(tasks: Sequence[Task], runner: Runner, full: Callable[[], None]) -> list[Task]:
+    """Return tasks with what the loops take that this process, if it works alone, has not loaded yet."""
+    name = "streamimg3.kernels.ready_series" if full is load_series else "streamimg3.kernels.ready"
+    more = _LOOPS if runner.workers == 1 and runner.load is not full and name not in sys.modules else 0
     return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
 
 
@@ -214,12 +220,22 @@ def run(
     return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
 
 
-def _require(obs: Observation, params: Params, missing: Missing | None, session: Session, runner: Runner) -> None:
-    """Refuse a budget that cannot hold what is to come, before a pixel is read."""
+def _require(
+    obs: Observation,
+    params: Params,
+    missing: Missing | None,
+    session: Session,
+    runner: Runner,
+    full: Callable[[], None],
+) -> Callable[[], None]:
+    """Refuse a budget that cannot hold what is to come, before a pixel is read; returns what is to be loaded for it."""
     planned = module_of(params.pipeline).plan(obs, params, rough=True)
     products = foreseen(obs, planned.get("resample", []), session)
     coming = [*missing.means, *missing.tasks] if missing is not None else []
-    runner.require([*coming, *_after_loading([*chain(*planned.values()), *products], runner)])
+    if params.pipeline == "image2" and not any(planned.values()):
+        full = runner.load  # nothing is rectified
+    runner.require([*coming, *_after_loading([*chain(*planned.values()), *products], runner, full)])
+    return full
 
 
 def run_settings(
@@ -241,16 +257,15 @@ def run_settings(
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
     with session.writing(), session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
+        full, runner.load = runner.load, _first(runner, params)
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)
         companions.bring(obs, params, session)
-        _require(obs, params, missing, session, runner)
+        full = _require(obs, params, missing, session, runner, full)
         if missing is not None:
-            full = runner.load
-            runner.load = load_ingest if _waits(runner) else full
             bring_pixels(obs, missing, session, runner)
-            runner.load = full
+        runner.load = full
         document = module.run(obs, params, runner, until)
         export(obs, session, runner, document)
     return obs

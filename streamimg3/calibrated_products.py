@@ -15,9 +15,10 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from streamimg3.calibrated_headers import SUFFIXES, Labels, flat_of, parameters_of
-from streamimg3.calibrated_pixels import WORKING, calibrating, mean_path, readable
+from streamimg3.calibrated_means import mean_path
+from streamimg3.calibrated_pixels import WORKING, calibrating, readable
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, resident
+from streamimg3.engine.budget import MIB, resident, roomy_allocator
 from streamimg3.formats.asdf_tree import asdf_unit
 from streamimg3.formats.association import Member
 from streamimg3.formats.cal_file import product_of, stored_product, write_product
@@ -35,12 +36,13 @@ from streamimg3.stages import flat_field
 from streamimg3.stages.calibrated_band import FlatPixels
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.documents import AssociationDocument, CalibrationDocument, ResampleDocument, RunDocument
-from streamimg3.store.layout import cube_chunking
+from streamimg3.store.layout import CHUNK, cube_chunking
 
 _KINDS = ("cal", "i2d", *SUFFIXES, "combinedbackground", "interpolatedflat")  # in the order in which they are told
 _LIBRARIES = 64 * MIB
 _OTHERS = 36 * MIB  # what products of many exposures hold beside pixels and these do not, measured
 _ROWS = 128
+_ROOM = 16 * MIB  # of freed memory that is kept from band to band
 _Made = tuple[tuple[str, str], ...]
 
 
@@ -117,7 +119,9 @@ def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, 
     if kind == "cal":
         url = _url(destination, exposure.record.filename)
         rows = band_rows(exposure.record.shape, limit)
-        return ((kind, write_product(stored_product(exposure), url, options, rows)),)
+        rows = min(rows, CHUNK) if exposure.record.integrations else rows
+        with roomy_allocator(_ROOM):
+            return ((kind, write_product(stored_product(exposure), url, options, rows)),)
     folder = _Folder(obs, destination, options)
     return ((kind, folder.write(kind, exposure.record.index)),)
 

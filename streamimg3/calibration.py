@@ -301,7 +301,7 @@ class Plan:
 
     def create(self, obs: Observation, bunit: str | None) -> None:
         """Write the document, and the empty planes of the means of backgrounds."""
-        from streamimg3.calibrated_pixels import create_means
+        from streamimg3.calibrated_means import create_means
 
         obs.commit(self.document)
         create_means(obs, self.document, bunit)
@@ -324,7 +324,7 @@ def planned(
     InputError
         If a reference file is missing or unusable, or a background is missing or does not fit.
     """
-    from streamimg3.calibrated_pixels import background_tasks
+    from streamimg3.calibrated_means import background_tasks
 
     used = products_of(association, params.bkg_subtract.bkg_list or ())
     check_members(used, session.storage_options, "background")

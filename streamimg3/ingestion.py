@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +31,8 @@ _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
 _MANY, _TOGETHER = 8, 4  # exposures for which workers are asked, and of one task
-_ROOM = 24 * MIB  # of freed memory that is kept while bands are calibrated: one band after the other asks for as much
-_INGEST_REST = 48 * MIB  # open files, their headers, buffers of remote ones
-_LESS_REST = 12 * MIB  # where bands are calibrated, whose own memory is counted
+_INGEST_REST = 12 * MIB  # open files and their headers
+_REMOTE_REST = 48 * MIB  # and the blocks that are kept of remote ones
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def bring_pixels(obs: Observation, missing: Missing, session: Session, runner: R
     door.write_order(obs, missing.association, missing.found)
     options, mark = dict(session.storage_options), missing.calibration.digest if missing.calibration else ""
     if missing.means:
-        from streamimg3.calibrated_pixels import background_work
+        from streamimg3.calibrated_means import background_work
 
         average = partial(background_work, obs=obs, mark=mark, options=options)
         runner.fill(average, missing.means, Ledger(obs.backend, "bkg_subtract", missing.mark))
@@ -233,45 +231,36 @@ def _default_store(session: Session, product: str) -> str:
 
 
 def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each shard of each stack of cubes.
-
-    Exposures that are ``calibrated`` on the way are faster with the memory for all planes at once.
-    """
-    from streamimg3.formats.ingest import band_memory
+    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes."""
     from streamimg3.formats.ingest_cubes import block_memory
+    from streamimg3.formats.ingest_planes import image_memory
+    from streamimg3.formats.names import is_remote
     from streamimg3.store.cubes import cube_stacks
-    from streamimg3.store.layout import chunking, cube_chunking
 
-    rest = _LESS_REST if calibrated else _INGEST_REST
+    rest = _REMOTE_REST if any(is_remote(f.record.url) for f in found) else _INGEST_REST
+    libraries = _LIBRARIES
+    if calibrated:
+        from streamimg3.calibrated_means import LIBRARIES, MEAN_ROW
+        from streamimg3.calibrated_pixels import WORKING
+
+        rest, libraries = rest + WORKING + MEAN_ROW * max(f.record.shape[1] for f in found), LIBRARIES
     files: dict[int, list[ExposureRecord]] = {}
     for f in found:
         if not f.record.integrations:
             files.setdefault(f.member, []).append(f.record)
     tasks = []
     for number, mine in files.items():
-        need = max(band_memory(r.shape) for r in mine) + rest
+        need = max(image_memory(r.shape, len(r.planes)) for r in mine) + rest
         writes = tuple((f"exposures/{r.name}", (0, 0, *r.shape)) for r in mine)
-        task = Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=_LIBRARIES)
-        tasks.append(_with_all_planes(task, math.prod(chunking(mine[0].shape)[1]), mine[0]) if calibrated else task)
+        tasks.append(Task(f"m{number:06d}", need, need, writes=writes, item=number, libraries=libraries))
     for stack in cube_stacks([f.record for f in found]):
         (ny, nx), need = stack.shape, block_memory(stack) + rest
-        for number, (first, last) in enumerate(stack.blocks()):
+        for number, (first, last) in enumerate(stack.batches()):
             box = (first * ny, 0, last * ny, nx)  # the integrations one below the other
             key = f"c{ny}x{nx}-{number:06d}"
-            task = Task(key, need, need, writes=((stack.path, box),), item=(ny, nx, number), libraries=_LIBRARIES)
-            pixels = math.prod(cube_chunking(stack.shape, stack.count)[1])
-            tasks.append(_with_all_planes(task, pixels, stack.records[0]) if calibrated else task)
+            writes = ((stack.path, box),)
+            tasks.append(Task(key, need, need, writes=writes, item=(ny, nx, number), libraries=libraries))
     return tasks
-
-
-def _with_all_planes(task: Task, pixels: int, record: ExposureRecord) -> Task:
-    """Return a task that holds all planes of its shard besides, if it may."""
-    from streamimg3.calibrated_pixels import LIBRARIES, WORKING
-    from streamimg3.store.layout import FLAT_PLANES
-
-    least = task.least + WORKING
-    own = [plane for plane in record.planes if plane not in FLAT_PLANES]
-    return replace(task, nbytes=least + pixels * 4 * len(own), least=least, libraries=LIBRARIES)
 
 
 def _ingest_work(
@@ -285,17 +274,19 @@ def _ingest_work(
 
     start = time.process_time()
     opener: Opener = open_sources
-    if calibration:
-        from streamimg3.calibrated_pixels import open_calibrated
+    with ExitStack() as held:
+        if calibration:
+            from streamimg3.calibrated_means import ROOM
+            from streamimg3.calibrated_pixels import open_calibrated
 
-        opener = partial(open_calibrated, obs=obs, mark=calibration, keep=task.limit >= task.nbytes)
-    order = read_order(obs, mark)
-    with roomy_allocator(_ROOM) if calibration else nullcontext():
+            opener = partial(open_calibrated, obs=obs, mark=calibration)
+            held.enter_context(roomy_allocator(ROOM))
+        order = read_order(obs, mark)
         if isinstance(task.item, int):
             store_member(obs, *order[task.item], options, opener)
         else:
             ny, nx, number = task.item
-            store_block(obs, order, (ny, nx, number), options, opener)
+            store_block(obs, order, (ny, nx, number), options, opener, cached=not calibration)
     return {"ingest": time.process_time() - start}
 
 

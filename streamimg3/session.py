@@ -38,6 +38,13 @@ def load_ingest() -> None:
     import streamimg3.formats.ingest  # noqa: F401
 
 
+def load_rates() -> None:
+    """Load what it takes to calibrate count rates."""
+    import streamimg3.formats.ingest
+    import streamimg3.kernels.ready_rates
+    import streamimg3.pipelines.image2  # noqa: F401
+
+
 def load_series() -> None:
     """Load what every worker of time series needs that makes no mosaics."""
     import streamimg3.formats.ingest

@@ -109,16 +109,10 @@ def _idle(task: Task) -> None:
 
 
 class Staff:
-    """Worker processes that this process starts; those that die are replaced.
+    """Worker processes that this process starts; those that die are replaced."""
 
-    Parameters
-    ----------
-    load : callable
-        What each does when it starts; a function of a module.
-    """
-
-    def __init__(self, load: Callable[[], None]) -> None:
-        self._load = load
+    def __init__(self) -> None:
+        self._load: Callable[[], None] | None = None
         self._pool: ProcessPoolExecutor | None = None
         self._broken = False
         self.workers = 0
@@ -143,15 +137,15 @@ class Staff:
         """See :class:`Crew`."""
         return self.workers
 
-    def hire(self, workers: int) -> None:
-        """Have so many workers: those at hand if the number fits, for they have loaded everything."""
+    def hire(self, workers: int, load: Callable[[], None]) -> None:
+        """Have so many workers: those at hand if the number fits, else new ones, which do ``load`` when they start."""
         if self._pool is not None and self.workers == workers and not self._broken:
             return
         self.dismiss()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["json"])  # it only starts workers: it need not know anything of ours
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self._load,))
-        self.workers, self._broken = workers, False
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(load,))
+        self._load, self.workers, self._broken = load, workers, False
 
     def dismiss(self) -> None:
         """Send the workers home."""
@@ -168,8 +162,8 @@ class Staff:
 
     def submit(self, work: Work[T], task: Task) -> Future[Done[T]]:
         """See :class:`Crew`."""
-        if self._broken:
-            self.hire(self.workers)
+        if self._broken and self._load is not None:
+            self.hire(self.workers, self._load)
         if self._pool is None:
             raise WorkerLost("nobody is employed")
         try:

@@ -120,7 +120,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         steady_allocator()
-        self._staff = Staff(self.load)
+        self._staff = Staff()
         if isinstance(self.executor, Executor):
             self._guests = Brought(self.executor, self.workers)
         else:
@@ -197,7 +197,7 @@ class Runner:
         except BudgetError:
             return  # said when there are tasks
         if self._keep and self._guests is None and workers > 1 and not self._staff:
-            self._staff.hire(workers)
+            self._staff.hire(workers, self.load)
             self._staff.warm()
 
     def fill(self, work: Work[dict[str, float]], tasks: Sequence[Task], ledger: Ledger) -> Outcome:
@@ -299,7 +299,7 @@ class Runner:
         if workers == 1:
             self._staff.dismiss()  # their memory is this process's now
             return None
-        self._staff.hire(workers)
+        self._staff.hire(workers, self.load)
         self._staff.loaded = max(self._staff.loaded, *(t.libraries for t in tasks))
         return self._staff
 

@@ -10,22 +10,20 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.formats import ingest_cubes
 from streamimg3.formats.association import Association, Member
+from streamimg3.formats.ingest_planes import store_images
 from streamimg3.formats.local_copy import filesystem, missing
 from streamimg3.formats.names import dq_names, weight_names
-from streamimg3.formats.sources import Cube, Opener, Plane, Source, open_sources
-from streamimg3.geometry import Box
+from streamimg3.formats.sources import Cube, Opener, Source, open_sources
 from streamimg3.sky import footprint
 from streamimg3.sky.wcs import Wcs
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.cubes import cube_stacks
 from streamimg3.store.documents import AssociationDocument, MemberEntry, revive
 from streamimg3.store.exposure import stack_path
-from streamimg3.store.layout import NAN_PLANES, chunking
 
 _SPECTRAL = b"gwcs/spectral_frame-"  # in the text of a gWCS that gives wavelengths besides positions
 _RENAMED = {"instrume": "instrument"}
@@ -261,12 +259,6 @@ def association_document(association: Association) -> AssociationDocument:
     return AssociationDocument(a.product, members, a.asn_id, a.pool, a.table, a.program, a.target, a.asn_type)
 
 
-def band_memory(shape: tuple[int, int]) -> int:
-    """Return the bytes that ingesting an exposure of a shape takes: a band, its copies in the codec, the NaN mask."""
-    (_, _), (rows, width) = chunking(shape)
-    return rows * width * 4 * 3 + rows * width * 2
-
-
 def store_member(
     obs: Observation,
     member: Member,
@@ -291,38 +283,9 @@ def store_member(
     """
     with opener(member, options) as sources:
         for source, record in zip(sources, records, strict=True):
-            checksums = _store_planes(obs, source, record)
+            checksums = store_images(obs, stack_path(source.shape), record, source.planes)
             done = replace(record, checksums=record.checksums | checksums)
             obs.backend.put(f"ingest/{record.index:06d}.json", json.dumps(asdict(done), allow_nan=False).encode())
-
-
-def _store_planes(obs: Observation, source: Source, record: ExposureRecord) -> dict[str, str]:
-    """Stream all planes in bands of whole shards; returns the SHA-256 of each."""
-    ny, nx = source.shape
-    rows = chunking(source.shape)[1][0]
-    hashes = {plane.name: hashlib.sha256() for plane in source.planes}
-    for y0 in range(0, ny, rows):
-        y1 = min(y0 + rows, ny)
-        box = Box(y0, 0, y1, nx)
-        nan = np.zeros((y1 - y0, nx), np.uint8)
-        for plane in source.planes:
-            band = _read_band(source, plane, y0, y1)
-            hashes[plane.name].update(np.ascontiguousarray(band).data)
-            if plane.name in NAN_PLANES:
-                np.bitwise_or(nan, np.isnan(band), out=nan, casting="unsafe")
-            obs.write(f"{stack_path(source.shape)}/{plane.name}", (record.row,), box, band)
-        obs.write(f"{stack_path(source.shape)}/nan", (record.row,), box, nan)
-    return {name: h.hexdigest() for name, h in hashes.items()}
-
-
-def _read_band(source: Source, plane: Plane, y0: int, y1: int) -> NDArray[np.generic]:
-    try:
-        return plane.read(y0, y1)
-    except (OSError, EOFError, ValueError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{source.url}: cannot read {plane.name} rows {y0}-{y1} ({line}): fetch the file again"
-        ) from error
 
 
 def commit(obs: Observation, found: Sequence[Found], digest: str) -> None:

@@ -1,10 +1,9 @@
-"""Cubes into the store: one shard of a stack at a time, whichever files its integrations lie in (spec others §0)."""
+"""Cubes into the store: a few shards of a stack at a time, whichever files their integrations lie in (spec others §0)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,27 +13,25 @@ from numpy.typing import NDArray
 
 from streamimg3.errors import InputError
 from streamimg3.formats.association import Member
+from streamimg3.formats.ingest_planes import image_memory, nan_mask, store_images
 from streamimg3.formats.sources import CubePlane, Opener, Source, open_sources
-from streamimg3.geometry import Box
 from streamimg3.store import ExposureRecord, Observation
 from streamimg3.store.cubes import CubeStack, Part, cube_stacks
-from streamimg3.store.layout import COLUMNS, FLAT_PLANES, NAN_PLANES, PLANES, TIMES, chunking, cube_chunking
+from streamimg3.store.layout import COLUMNS, FLAT_PLANES, NAN_PLANES, PLANES, TIMES, cube_chunking
 
-PIECE = 2**20  # pixels read from a file at a time: flags pass through float64
-_PIECE_BYTES = 40  # of one such pixel: as in the file, scaled, converted
-_BESIDES = 16 * 2**20
+PIECE = 2**19  # most pixels of small integrations that are read together
+_PIXEL = 28  # bytes of one pixel beside the planes: flags on their way through float64, a chunk encoded, masks
+_OPEN = 4  # files at a time; chunks of large images are of no more integrations
 
 
 def block_memory(stack: CubeStack) -> int:
-    """Return the bytes that ingesting one shard of a stack takes, however many integrations there are.
+    """Return the bytes that ingesting a batch of shards takes, however many integrations there are.
 
-    The block of one plane and the NaN mask, and besides either a piece of the file, or the encoded chunks, the shard made
-    of them, its bytes and a mask in the making; and what else was seen to be in use beyond that.
+    Whole chunks of all planes, and what makes them.
     """
-    _, deep = cube_chunking(stack.shape, stack.count)
-    _, flat = chunking(stack.shape)
-    pixels = max(math.prod(deep), math.prod(flat))
-    return pixels * 5 + max(pixels * 13, PIECE * _PIECE_BYTES) + _BESIDES
+    deep = len({p for r in stack.records for p in r.planes if p not in FLAT_PLANES})
+    flat = len({p for r in stack.records for p in r.planes if p in FLAT_PLANES})
+    return max(piece_pixels(stack) * (4 * deep + _PIXEL), image_memory(stack.shape, flat))
 
 
 def create_cubes(
@@ -78,27 +75,33 @@ def integration_columns(
 
 @dataclass
 class _Files:
-    """The members of a stack, of which one is open at a time."""
+    """The members of a stack, of which the last few are open: a chunk may have integrations of several."""
 
     members: Mapping[int, Member]
     options: Mapping[str, str]
     opener: Opener = open_sources
-    _held: ExitStack = field(default_factory=ExitStack)
-    _open: tuple[int, Source] | None = None
+    _open: dict[int, tuple[Source, ExitStack]] = field(default_factory=dict)
 
     def __enter__(self) -> _Files:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._held.close()
+        while self._open:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        _, held = self._open.pop(next(iter(self._open)))
+        held.close()
 
     def source(self, record: ExposureRecord) -> Source:
         """Return an exposure with its file open."""
-        if self._open is None or self._open[0] != record.index:
-            self._held.close()
-            (source,) = self._held.enter_context(self.opener(self.members[record.index], self.options))
-            self._open = record.index, source
-        return self._open[1]
+        if record.index not in self._open:
+            if len(self._open) == _OPEN:
+                self._close_oldest()
+            held = ExitStack()
+            (source,) = held.enter_context(self.opener(self.members[record.index], self.options))
+            self._open[record.index] = source, held
+        return self._open[record.index][0]
 
     def plane(self, record: ExposureRecord, name: str) -> CubePlane:
         """Return a plane of a cube."""
@@ -115,8 +118,9 @@ def store_block(
     where: tuple[int, int, int],
     options: Mapping[str, str],
     opener: Opener = open_sources,
+    cached: bool = True,
 ) -> None:
-    """Write all planes of one shard and leave the digests of its integrations as a blob.
+    """Write all planes of a batch of shards and leave the digests of its integrations as a blob.
 
     Parameters
     ----------
@@ -125,11 +129,13 @@ def store_block(
     order : sequence of (Member, sequence of ExposureRecord)
         All members and their exposures.
     where : tuple of int
-        Rows and columns of the stack's images, number of the shard.
+        Rows and columns of the stack's images, number of the batch.
     options : mapping
         Storage options of the files' URLs.
     opener : callable
         Opens a file.
+    cached : bool
+        See `Observation.shards`.
 
     Raises
     ------
@@ -139,37 +145,40 @@ def store_block(
     shape, number = where[:2], where[2]
     (stack,) = (s for s in cube_stacks([r for _, records in order for r in records]) if s.shape == shape)
     members = {r.index: member for member, records in order for r in records}
-    first, last = stack.blocks()[number]
+    first, last = stack.batches()[number]
     parts = stack.parts(first, last)
     with _Files(members, options, opener) as files:
-        digests = _store_deep(obs, stack, (first, last), files)
+        digests = _store_deep(obs, stack, (first, last), files, cached)
         flat = {p.record.index: _store_flat(obs, stack, p.record, files) for p in parts if p.first == 0}
     found = {"integrations": digests, "flat": flat}
     obs.backend.put(_blob(stack, number), json.dumps(found).encode())
 
 
 def _store_deep(
-    obs: Observation, stack: CubeStack, span: tuple[int, int], files: _Files
+    obs: Observation, stack: CubeStack, span: tuple[int, int], files: _Files, cached: bool
 ) -> dict[int, dict[str, list[str]]]:
-    """Stream the planes that every integration has; returns SHA-256 by exposure, plane and integration."""
-    ny, nx = stack.shape
+    """Stream the planes that every integration has, all of them side by side; returns SHA-256 by exposure, plane, integration."""
     parts = stack.parts(*span)
     planes = [p for p in PLANES if p not in FLAT_PLANES and any(p in part.record.planes for part in parts)]
     hashes = {p: [hashlib.sha256() for _ in range(*span)] for p in planes}
-    rows = cube_chunking(stack.shape, stack.count)[1][1]
-    for y0 in range(0, ny, rows):
-        box = Box(y0, 0, min(y0 + rows, ny), nx)
-        nan = np.zeros((span[1] - span[0], box.y1 - y0, nx), np.uint8)
-        for turn, name in enumerate(planes):
-            # There and back again, so that few files are opened twice.
-            block = _read_block(name, parts[:: 1 - 2 * (turn % 2)], (nan.shape, y0), files)
-            for values, digest in zip(block, hashes[name], strict=True):
-                digest.update(values.data)
-            if name in NAN_PLANES:
-                _mark_nan(nan, block, [p for p in parts if name in p.record.planes])
-            obs.write(f"{stack.path}/{name}", (slice(*span),), box, block)
-            del block
-        obs.write(f"{stack.path}/nan", (slice(*span),), box, nan)
+    depth, high, _ = cube_chunking(stack.shape, stack.count)[1]
+    for number, y0 in enumerate(range(0, stack.shape[0], high)):
+        rows = y0, min(y0 + high, stack.shape[0])
+        with ExitStack() as held:
+            shards = {
+                n: held.enter_context(obs.shards(stack.path, (*planes, "nan"), (n, number, 0), cached))
+                for n in range(span[0] // depth, -(-span[1] // depth))
+            }
+            for piece in _chunk_pieces(stack, span, rows):
+                parts_here = stack.parts(*piece.span)
+                blocks = _read_piece(planes, parts_here, piece, files)
+                for name, block in blocks.items():
+                    for values, digest in zip(block, hashes[name][piece.span[0] - span[0] :], strict=False):
+                        digest.update(values.data)
+                blocks["nan"] = _nan_mask(blocks, parts_here)
+                at, within = divmod(piece.span[0], depth)
+                for name, block in blocks.items():
+                    shards[at][name].put((within, piece.y0 - y0, 0), block)
     return {
         p.record.index: {
             name: [h.hexdigest() for h in hashes[name][p.start : p.start + p.last - p.first]]
@@ -180,29 +189,63 @@ def _store_deep(
     }
 
 
-def _read_block(
-    name: str, parts: Sequence[Part], window: tuple[tuple[int, ...], int], files: _Files
-) -> NDArray[np.generic]:
-    """Read rows from ``window[1]`` on of a plane of the parts into an array of shape ``window[0]``, piece by piece."""
-    shape, y0 = window
-    kind = PLANES[name]
-    whole = all(name in part.record.planes for part in parts)
-    block = np.empty(shape, kind.dtype) if whole else np.full(shape, kind.fill, kind.dtype)
+@dataclass(frozen=True)
+class _Piece:
+    """Whole chunks that are read together: integrations of the stack, and rows."""
+
+    span: tuple[int, int]
+    y0: int
+    y1: int
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.span[1] - self.span[0], self.y1 - self.y0, self.columns
+
+
+def piece_pixels(stack: CubeStack) -> int:
+    """Return the most pixels of a plane that are read together: a chunk of all columns, or small integrations whole."""
+    (deep, cy, _), (_, high, width) = cube_chunking(stack.shape, stack.count)
+    whole = deep * high * width
+    return whole if whole <= PIECE else deep * cy * width
+
+
+def _chunk_pieces(stack: CubeStack, span: tuple[int, int], rows: tuple[int, int]) -> Iterator[_Piece]:
+    (deep, _, _), (_, _, width) = cube_chunking(stack.shape, stack.count)
+    high = piece_pixels(stack) // (deep * width)
+    for y0 in range(*rows, high):  # the same rows of all integrations: what belongs to them is read once
+        for first in range(*span, deep):
+            yield _Piece((first, min(first + deep, span[1])), y0, min(y0 + high, rows[1]), stack.shape[1])
+
+
+def _read_piece(
+    planes: Sequence[str], parts: Sequence[Part], piece: _Piece, files: _Files
+) -> dict[str, NDArray[np.generic]]:
+    """Read the same chunks of all planes; exposures without one of them leave it empty, and a plane of none is left out."""
+    blocks: dict[str, NDArray[np.generic]] = {}
     for part in parts:
-        if name in part.record.planes:
+        here = slice(part.start, part.start + part.last - part.first)
+        for name in planes:
+            if name not in part.record.planes:
+                continue
             plane = files.plane(part.record, name)
-            for (i0, i1), (r0, r1) in _pieces(part.last - part.first, shape[1], shape[2]):
-                found = _read(part, plane, (part.first + i0, part.first + i1), (y0 + r0, y0 + r1))
-                block[part.start + i0 : part.start + i1, r0:r1] = found
-    return block
+            found = _read(part, plane, (part.first, part.last), (piece.y0, piece.y1))
+            if found.shape == piece.shape:
+                blocks[name] = found
+                continue
+            if name not in blocks:
+                blocks[name] = np.full(piece.shape, PLANES[name].fill, PLANES[name].dtype)
+            blocks[name][here] = found
+    return blocks
 
 
-def _pieces(count: int, rows: int, columns: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Cut a block into pieces that are contiguous in a file: several integrations, or bands of rows of one."""
-    deep, high = max(1, PIECE // (rows * columns)), max(1, min(rows, PIECE // columns))
-    for i in range(0, count, deep):
-        for r in range(0, rows, high):
-            yield (i, min(i + deep, count)), (r, min(r + high, rows))
+def _nan_mask(blocks: Mapping[str, NDArray[np.generic]], parts: Sequence[Part]) -> NDArray[np.uint8]:
+    """Return 1 where a plane is NaN, of the exposures that have it."""
+    mask = np.zeros(blocks["sci"].shape, np.uint8)
+    for p in parts:
+        here = slice(p.start, p.start + p.last - p.first)
+        mask[here] = nan_mask([blocks[n][here] for n in NAN_PLANES if n in p.record.planes])
+    return mask
 
 
 def _read(part: Part, plane: CubePlane, span: tuple[int, int], rows: tuple[int, int]) -> NDArray[np.generic]:
@@ -214,36 +257,18 @@ def _read(part: Part, plane: CubePlane, span: tuple[int, int], rows: tuple[int, 
         raise InputError(f"{part.record.url}: cannot read {where} ({line}): fetch the file again") from error
 
 
-def _mark_nan(nan: NDArray[np.uint8], block: NDArray[np.generic], parts: Sequence[Part]) -> None:
-    """Add the NaN pixels of a plane to the mask, of the exposures that have it."""
-    for p in parts:
-        span = slice(p.start, p.start + p.last - p.first)
-        np.bitwise_or(nan[span], np.isnan(block[span]), out=nan[span], casting="unsafe")
-
-
 def _store_flat(obs: Observation, stack: CubeStack, record: ExposureRecord, files: _Files) -> dict[str, str]:
     """Stream the planes that all integrations of an exposure share; returns the SHA-256 of each."""
-    ny, nx = stack.shape
-    rows = chunking(stack.shape)[1][0]
-    sums = {}
-    for name in (p for p in record.planes if p in FLAT_PLANES):
-        plane = files.source(record).plane(name)
-        if plane is None:
-            raise InputError(f"{record.url}: has changed since its headers were read: run again")
-        digest = hashlib.sha256()
-        for y0 in range(0, ny, rows):
-            box = Box(y0, 0, min(y0 + rows, ny), nx)
-            band = np.empty((box.y1 - y0, nx), PLANES[name].dtype)
-            for _, (r0, r1) in _pieces(1, *band.shape):
-                band[r0:r1] = plane.read(y0 + r0, y0 + r1)
-            digest.update(band.data)
-            obs.write(f"{stack.path}/{name}", (record.row,), box, band)
-        sums[name] = digest.hexdigest()
-    return sums
+    source = files.source(record)
+    shared = [(name, source.plane(name)) for name in record.planes if name in FLAT_PLANES]
+    planes = [plane for _, plane in shared if plane is not None]
+    if len(planes) < len(shared):
+        raise InputError(f"{record.url}: has changed since its headers were read: run again")
+    return store_images(obs, stack.path, record, planes) if planes else {}
 
 
 def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[ExposureRecord]:
-    """Return the records with the checksums of the cubes among them, from the blobs that the shards have left.
+    """Return the records with the checksums of the cubes among them, from the blobs that the batches have left.
 
     The checksum of a plane is the SHA-256 of its integrations' SHA-256 digests, so that it depends neither on shards nor
     on who wrote them.
@@ -251,7 +276,7 @@ def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[Expos
     sums: dict[int, dict[str, str]] = {}
     for stack in cube_stacks(records):
         joined = {(r.index, p): hashlib.sha256() for r in stack.records for p in r.planes if p not in FLAT_PLANES}
-        for number in range(len(stack.blocks())):
+        for number in range(len(stack.batches())):
             found = json.loads(obs.backend.get(_blob(stack, number)) or b"{}")
             for index, planes in found["integrations"].items():
                 for name, digests in planes.items():
@@ -264,8 +289,8 @@ def completed(obs: Observation, records: Sequence[ExposureRecord]) -> list[Expos
 
 
 def blobs(records: Sequence[ExposureRecord]) -> list[str]:
-    """Return the keys of what the shards leave behind until the ingest is finished."""
-    return [_blob(stack, number) for stack in cube_stacks(records) for number in range(len(stack.blocks()))]
+    """Return the keys of what the batches leave behind until the ingest is finished."""
+    return [_blob(stack, number) for stack in cube_stacks(records) for number in range(len(stack.batches()))]
 
 
 def _blob(stack: CubeStack, number: int) -> str:

@@ -8,17 +8,16 @@ import os
 import posixpath
 import secrets
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import IO, Protocol
 
 from streamimg3.errors import InputError, StoreError
+from streamimg3.formats.direct_file import DirectFile
 from streamimg3.formats.names import absolute, is_remote
 from streamimg3.formats.upload import PART, Upload
 from streamimg3.store.objects import serves
 
 _PIECE = 8 * 2**20  # handed over at a time: uploads keep a copy
-_SYNCED = 64 * 2**20  # written to disk at a time
 UPLOAD_MEMORY = 48 * 2**20  # what an upload holds: the part being filled, the one being sent, and a copy
 
 
@@ -52,53 +51,6 @@ class _Remote(Protocol):
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder."""
-
-
-class _LocalFile:
-    """A file that goes to disk as it is written and leaves the system's page cache.
-
-    Nobody reads a product soon, whereas the store's chunks are read again: its pages would push those out, and pages
-    that the system has to find anew take several times as long to fill as those just given back.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by the owner, before the rename)
-        self._disk = ThreadPoolExecutor(1)
-        self._going: Future[None] | None = None
-        self._behind = 0
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Append bytes; returns how many were taken. The disk works beside, one stretch behind."""
-        taken = self._file.write(data)
-        self._behind += taken
-        if self._behind >= _SYNCED:
-            self._wait()
-            self._going = self._disk.submit(_to_disk, self._file.fileno())
-            self._behind = 0
-        return taken
-
-    def sync(self) -> None:
-        """Wait until everything is on disk."""
-        self._wait()
-        _to_disk(self._file.fileno())
-        self._behind = 0
-
-    def _wait(self) -> None:
-        """Wait for the disk; what went wrong there is raised here."""
-        going, self._going = self._going, None
-        if going is not None:
-            going.result()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._disk.shutdown()
-        self._file.close()
-
-
-def _to_disk(file: int) -> None:
-    os.fsync(file)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Product:
@@ -168,7 +120,7 @@ def _open_local(path: str) -> Iterator[Product]:
         os.makedirs(folder, exist_ok=True)
         for left in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(name)}.*.partial")):
             os.remove(left)
-        file = _LocalFile(partial)
+        file = DirectFile(partial)
     try:
         yield Product(file, path)
         with _named(path):

@@ -68,8 +68,10 @@ def place(
     Returns
     -------
     ndarray of `plane`'s dtype, shape (..., *science_shape)
-        NaN, or no flags, where the background has no pixel.
+        NaN, or no flags, where the background has no pixel; `plane` itself where it lies on all pixels and no others.
     """
+    if background_corner == science_corner and plane.shape[-2:] == science_shape:
+        return plane
     missing = 0 if plane.dtype.kind == "u" else np.nan
     placed = np.full((*plane.shape[:-2], *science_shape), missing, plane.dtype)
     there, here = [], []
@@ -154,11 +156,10 @@ def subtract(sci: F4, dq: U4, background: MeanBackground) -> None:
 
 
 def _without_outliers(values: NDArray[np.floating], clip: Clip) -> NDArray[np.floating]:
-    """Return a copy with NaN for what takes no part; clipped along the first axis."""
+    """Return values with NaN for what takes no part, a copy if there is any; clipped along the first axis."""
     good = np.isfinite(values)
-    # No value is further than sqrt(n - 1) deviations from the mean, and the median no further than one
-    if math.sqrt(len(values) - 1) + 1.0 < _SURE * clip.sigma or not good.any():
-        return np.where(good, values, values.dtype.type(np.nan))
+    if _farthest(len(values)) < _SURE * clip.sigma or not good.any():
+        return values if good.all() else np.where(good, values, values.dtype.type(np.nan))
     from astropy.stats import sigma_clip
 
     filled = np.where(good, values, values.dtype.type(0))
@@ -166,6 +167,16 @@ def _without_outliers(values: NDArray[np.floating], clip: Clip) -> NDArray[np.fl
         np.ma.array(filled, mask=~good), sigma=clip.sigma, maxiters=clip.maxiters, axis=0, masked=False, copy=False
     )
     return kept
+
+
+def _farthest(count: int) -> float:
+    """Return a bound for how many deviations one of some values, or of fewer, can be away from their median.
+
+    With the median at 0, one value at 1 deviates most when those that must not be above the median are 0 (more than half
+    of them) and the others are at the mean.
+    """
+    half = count // 2 + 1
+    return math.sqrt(count * (half + 1) / half)
 
 
 @loop

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+import streamimg3.kernels.ready_rates  # noqa: F401 (those that calibrate are loaded too)
 from streamimg3.kernels.aperture import DaoKernel, circle_sums, ring_background, sharpness_roundness
-from streamimg3.kernels.background_mean import Clip, clip_integrations, mean_background
 from streamimg3.kernels.bad_fill import Filling, fill_bad
 from streamimg3.kernels.blot import blot
 from streamimg3.kernels.clip import clip_image, clip_stream
-from streamimg3.kernels.dq_match import Planes
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
-from streamimg3.kernels.flat import apply_flat, prepare_flat
 from streamimg3.kernels.outliers import Thresholds, resampled_outliers
-from streamimg3.kernels.photometry import conversion, convert
 from streamimg3.kernels.pixels import add_variances
 from streamimg3.kernels.scanline import everywhere, gather
 from streamimg3.kernels.segment_stars import SegmentOptions, find_segments
@@ -53,16 +50,8 @@ def _exercise() -> None:
     find_stars(noise, np.zeros(noise.shape, np.bool_), FinderOptions(bkg_boxsize=20))
     deep = noise[:8].reshape(8, 6, 10)
     flags = np.zeros(deep.shape, np.uint32)
-    averaged = clip_integrations(deep, deep, flags, Clip(10.0))
-    mean_background(deep, deep, flags, Clip(10.0))
-    planes = Planes(deep[:1], flags[:1], *(deep[k : k + 1].copy() for k in (1, 2, 3)))
-    apply_flat(planes, prepare_flat(deep[5], None, None))
-    for correction in (1.0, 1.5):
-        convert(planes, conversion(2.0, correction))
     holes = np.where(deep > 1.0, np.float32(np.nan), deep)
     fill_bad(holes, flags, Filling())
-    stacked = np.stack([averaged.sci] * 8)
-    mean_background(stacked, stacked, flags, Clip(10.0))
 
 
 _exercise()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from streamimg3.kernels.background_mean import MeanBackground
 from streamimg3.kernels.dq_match import F4, U4, Bool, Planes, match
+from streamimg3.kernels.flat import Flat
 
-__all__ = ["FlatPixels", "Given", "MeanBackground", "Planes", "invalid"]
+__all__ = ["Flat", "FlatPixels", "Given", "MeanBackground", "Planes", "invalid"]
 
 # Bytes for each pixel of a band while its planes are worked out: as read and converted, flat field, background, masks
 PIXEL = 112
@@ -27,12 +28,12 @@ class FlatPixels:
 class Given:
     """What belongs to the same rows as a band; None = the step is not done.
 
-    ``photmjsr`` and ``correction`` are those of `streamimg3.stages.photom`; ``matched`` says that invalid pixels are made
-    the same in all planes at the end.
+    ``flat`` is what flat_field made ready, ``photmjsr`` and ``correction`` are those of `streamimg3.stages.photom`;
+    ``matched`` says that invalid pixels are made the same in all planes at the end.
     """
 
     background: MeanBackground | None = None
-    flat: FlatPixels | None = None
+    flat: Flat | None = None
     photmjsr: float | None = None
     correction: float = 1.0
     matched: bool = False

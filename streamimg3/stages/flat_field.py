@@ -48,7 +48,7 @@ def ready(flat: FlatPixels) -> Flat:
     return prepare_flat(flat.sci, flat.err, flat.dq)
 
 
-def apply(planes: Planes, flat: FlatPixels, inverse: bool) -> None:
+def apply(planes: Planes, flat: Flat, inverse: bool) -> None:
     """Divide a band by its flat field in place; VAR_FLAT and ERR are made anew.
 
     Without any variance, ERR comes from the exposure's own errors: ``sqrt(err² / flat² + var_flat)``.
@@ -57,18 +57,17 @@ def apply(planes: Planes, flat: FlatPixels, inverse: bool) -> None:
     ----------
     planes : Planes
         Changed in place.
-    flat : FlatPixels
-        The same rows.
+    flat : Flat
+        The same rows, from `ready`.
     inverse : bool
         Multiply.
     """
     before = planes.err if not planes.variances else None
-    prepared = ready(flat)
-    apply_flat(planes, prepared, inverse)
+    apply_flat(planes, flat, inverse)
     if before is None or planes.var_flat is None:
         return
     with np.errstate(all="ignore"):
-        square = prepared.sci * prepared.sci
+        square = flat.sci * flat.sci
         share = np.square(before) * square if inverse else np.square(before) / square
         planes.err = np.sqrt(share + planes.var_flat)
     invalid(planes)

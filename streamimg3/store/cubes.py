@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from streamimg3.store.exposure import ExposureRecord, stack_path
 from streamimg3.store.layout import cube_chunking
 
+_TOGETHER, _LEAST, _FILES = 5, 4, 2  # most shards of a batch, batches there should be, most exposures in one of several
+
 
 @dataclass(frozen=True)
 class Part:
@@ -49,6 +51,22 @@ class CubeStack:
         """Return the integrations ``(first, last)`` of each shard; a task that writes takes whole ones."""
         _, (depth, _, _) = cube_chunking(self.shape, self.count)
         return [(first, min(first + depth, self.count)) for first in range(0, self.count, depth)]
+
+    def batches(self) -> list[tuple[int, int]]:
+        """Return the integrations ``(first, last)`` that are brought in together: a few shards of one or two exposures.
+
+        Whatever belongs to the same rows of all of them is then needed once; there are enough batches to share out.
+        """
+        blocks = self.blocks()
+        most = min(_TOGETHER, -(-len(blocks) // _LEAST))
+        found = [blocks[0]]
+        for first, last in blocks[1:]:
+            begin, shards = found[-1][0], -(-(last - found[-1][0]) // (blocks[0][1] - blocks[0][0]))
+            if shards <= most and len(self.parts(begin, last)) <= _FILES:
+                found[-1] = begin, last
+            else:
+                found.append((first, last))
+        return found
 
     def parts(self, first: int, last: int) -> tuple[Part, ...]:
         """Return what some integrations of the stack are made of, in order."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from streamimg3.store.backend import Backend, freeze, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 from streamimg3.store.objects import Options
+from streamimg3.store.shard_writer import ShardWriter, writing
 from streamimg3.store.shards import Sharding, read_window
 
 D = TypeVar("D", bound=Document)
@@ -350,6 +352,32 @@ class Observation:
             raise
         except Exception as error:  # codecs and backends have errors of their own
             raise StoreError(f"cannot write {self.url}/{path}: {reason(error)}") from error
+
+    @contextmanager
+    def shards(
+        self, group: str, names: Sequence[str], number: tuple[int, ...], cached: bool = True
+    ) -> Iterator[dict[str, ShardWriter]]:
+        """Write the same shard of several arrays of a group, chunk by chunk; they appear when the context ends well.
+
+        Parameters
+        ----------
+        group : str
+            Where the arrays are.
+        names : sequence of str
+            Their names.
+        number : tuple of int
+            Place of the shard along each axis.
+        cached : bool
+            They are read soon: on a local disk they stay in the system's page cache.
+
+        Raises
+        ------
+        StoreError
+            If the bytes cannot be written (full disk, no permission).
+        """
+        arrays = {name: self.array(f"{group}/{name}") for name in names}
+        with writing(self.backend, group, arrays, number, cached) as made:
+            yield made
 
     def create_image(
         self, path: str, shape: tuple[int, ...], tile: int, bunit: str | None, fill: float | None = None

@@ -257,17 +257,18 @@ class Notes(Progress):
 
 KILLED = """
 import os, sys
-from streamimg3 import Observation, Session, ingest
+from streamimg3 import Session, ingest
 from streamimg3.store import layout
+from streamimg3.store.shard_writer import LocalShard
 layout.SHARD_BYTES = int(sys.argv[1])
-left, write = int(sys.argv[2]), Observation.write
+left, commit = int(sys.argv[2]), LocalShard.commit
 def counted(*given):
     global left
     left -= 1
     if left < 0:
         os.kill(os.getpid(), 9)
-    write(*given)
-Observation.write = counted
+    commit(*given)
+LocalShard.commit = counted
 ingest(sys.argv[4:], Session(store=sys.argv[3], workers=1))
 """
 
@@ -275,7 +276,7 @@ ingest(sys.argv[4:], Session(store=sys.argv[3], workers=1))
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize(("writes", "finished"), [(3, 0), (8, 1), (18, 2)])
 def test_a_killed_ingest_goes_on(pair: list[str], tmp_path: Path, writes: int, finished: int) -> None:
-    """Seven planes and the area of the first shard are 8 writes, of the second one likewise: finished shards are kept."""
+    """Seven planes and the area of the first shard are 8 files, of the second one likewise: finished shards are kept."""
     path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", KILLED, str(SHARD), str(writes), str(tmp_path / "x.zarr"), *pair]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamimg3.kernels.background_mean import (
     Clip,
     MeanBackground,
+    _farthest,
     clip_integrations,
     mean_background,
     place,
@@ -151,6 +152,18 @@ def test_an_outlier_needs_enough_company() -> None:
         stack = pixel(*[1.0] * (n - 1), 102.0 - 1.0)
         found = mean_background(stack, np.ones_like(stack), no_flags(stack), Clip())
         assert found.sci[0, 0] == pytest.approx(wanted, rel=1e-6)
+
+
+@given(arrays(np.float64, st.integers(2, 12), elements=st.floats(-100, 100, width=16)))
+def test_none_is_farther_from_the_median_than_the_bound(values: NDArray[np.float64]) -> None:
+    """Whether outliers are looked for at all rests on it; the farthest there can be is one beside equal ones and a few between."""
+    spread = values.std()
+    assert abs(values - np.median(values)).max() <= _farthest(len(values)) * spread * (1 + 1e-9) + 1e-12
+    for n in (3, 5, 7, 9):
+        between = (n - 1) // 2 - 1  # these are at the mean
+        zeros = n - 1 - between
+        worst = np.array([1.0] + [1 / (zeros + 1)] * between + [0.0] * zeros)
+        assert 1 / worst.std() == pytest.approx(_farthest(n), rel=1e-12) and np.median(worst) == 0
 
 
 def test_how_a_field_is_cut_makes_no_difference() -> None:

@@ -188,16 +188,16 @@ def test_little_memory_gives_the_same_bytes(
     case = request.getfixturevalue(kind)
     obs = go(case, tmp_path / "much")
     monkeypatch.setattr(calibrated_pixels, "BAND", 700)
-    monkeypatch.setattr(calibrated_pixels, "open_calibrated", _one_by_one(calibrated_pixels.open_calibrated))
+    monkeypatch.setattr(calibrated_pixels, "readable", _one_by_one(calibrated_pixels.readable))
     thin = go(case, tmp_path / "little")
     assert sums(obs) == sums(thin)
 
 
-def _one_by_one(opener: Any) -> Any:
-    def opened(*arguments: Any, **more: Any) -> Any:
-        return opener(*arguments, **{**more, "keep": False})
+def _one_by_one(reader: Any) -> Any:
+    def read(*arguments: Any, **more: Any) -> Any:
+        return reader(*arguments, **{**more, "keep": False})
 
-    return opened
+    return read
 
 
 def test_a_small_budget_is_refused_before_a_pixel(images: Case, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def planes(variances: bool) -> Planes:
 def test_without_variances_the_errors_are_kept_and_divided(inverse: bool) -> None:
     """The same numbers as with variances whose sum is the square of the errors."""
     bare, full = planes(variances=False), planes(variances=True)
-    flat_field.apply(bare, flat(), inverse)
-    flat_field.apply(full, flat(), inverse)
+    flat_field.apply(bare, flat_field.ready(flat()), inverse)
+    flat_field.apply(full, flat_field.ready(flat()), inverse)
     assert bare.err is not None and full.err is not None
     np.testing.assert_allclose(bare.err, full.err, rtol=2e-7)
     assert np.array_equal(np.isnan(bare.err), np.isnan(full.err)) and np.isnan(bare.err[1, 1])
@@ -40,8 +40,8 @@ def test_without_variances_the_errors_are_kept_and_divided(inverse: bool) -> Non
 
 def test_the_inverse_restores_counts() -> None:
     there = planes(variances=True)
-    flat_field.apply(there, flat(), inverse=False)
-    flat_field.apply(there, flat(), inverse=True)
+    flat_field.apply(there, flat_field.ready(flat()), inverse=False)
+    flat_field.apply(there, flat_field.ready(flat()), inverse=True)
     good = ~np.isnan(there.sci)
     assert good.sum() == 29
     np.testing.assert_allclose(there.sci[good], 10.0, rtol=1e-6)

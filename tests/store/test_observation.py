@@ -347,3 +347,20 @@ def test_parts_of_a_stack_of_cubes(sizes: list[int], ends: tuple[int, int]) -> N
     parts = stack.parts(first, last + 1)
     assert [(p.record.index, k) for p in parts for k in range(p.first, p.last)] == owners[first : last + 1]
     assert [p.start for p in parts] == [p.record.first + p.first - first for p in parts]
+
+
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=8), side=st.sampled_from([256, 1024, 2048]))
+def test_batches_of_a_stack_of_cubes(sizes: list[int], side: int) -> None:
+    """Whole shards, all of them once; several together only if they are of one or two exposures, and never all."""
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    pairs = enumerate(zip(sizes, firsts, strict=True))
+    records = [record(index=i, row=i, integrations=n, first=f, shape=(side, side)) for i, (n, f) in pairs]
+    (stack,) = cube_stacks(records)
+    blocks, batches = stack.blocks(), stack.batches()
+    ends = {last for _, last in blocks}
+    assert batches[0][0] == 0 and batches[-1][1] == stack.count
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(batches)) and {last for _, last in batches} <= ends
+    for first, last in batches:
+        shards = [b for b in blocks if first <= b[0] < last]
+        assert len(shards) == 1 or (len(shards) <= 5 and len(stack.parts(first, last)) <= 2)
+    assert len(batches) >= min(4, len(blocks)) or len(blocks) < 4 or len(batches) >= len(blocks) / 5
