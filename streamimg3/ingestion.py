@@ -119,7 +119,7 @@ def bring_headers(
         )
     opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
-    tasks = _ingest_tasks(found, calibrated=plan is not None)
+    tasks = _ingest_tasks(found, plan is not None, not is_local(obs.url))
     means = plan.means if plan else ()
     session.runner(obs.url).require([*means, *tasks])
     session.hold(obs)
@@ -230,15 +230,21 @@ def _default_store(session: Session, product: str) -> str:
     return f"{normalise(session.output_dir)}/{product}.zarr"
 
 
-def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes."""
+def _ingest_tasks(found: Sequence[Found], calibrated: bool, remote: bool) -> list[Task]:
+    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes.
+
+    To a ``remote`` store shards go whole.
+    """
     from streamimg3.formats.ingest_cubes import block_memory
     from streamimg3.formats.ingest_planes import image_memory
     from streamimg3.formats.names import is_remote
     from streamimg3.store.cubes import cube_stacks
+    from streamimg3.store.layout import SHARD_BYTES
 
     rest = _REMOTE_REST if any(is_remote(f.record.url) for f in found) else _INGEST_REST
     libraries = _LIBRARIES
+    if remote:
+        rest += 2 * SHARD_BYTES  # one and the client's copy of it
     if calibrated:
         from streamimg3.calibrated_means import LIBRARIES, MEAN_ROW
         from streamimg3.calibrated_pixels import WORKING

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from tempfile import SpooledTemporaryFile
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from streamimg3.errors import StoreError
 from streamimg3.store.backend import Backend, is_local, reason
 
 _EMPTY = 2**64 - 1  # offset and size of a chunk that is not stored
+_SMALL = 2**18  # bytes of a shard that waits in memory
 _BEHIND = 4 * 2**20  # bytes between two calls that send a file's pages to disk
 
 
@@ -85,9 +87,10 @@ class LocalShard:
             os.remove(self._partial)
 
 
-@dataclass
 class GatheredShard:
     """A shard for a place that takes whole blobs only.
+
+    Many are made side by side: all but small ones wait in unnamed temporary files, not in memory. ``TMPDIR`` says where.
 
     Parameters
     ----------
@@ -95,20 +98,23 @@ class GatheredShard:
         Takes all the bytes.
     """
 
-    put: Callable[[bytes], None]
-    _found: bytearray = field(default_factory=bytearray)
+    def __init__(self, put: Callable[[bytes], None]) -> None:
+        self._put = put
+        self._found = SpooledTemporaryFile(_SMALL, prefix="streamimg3-")  # noqa: SIM115 (closed by commit or discard)
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        self._found += data
+        self._found.write(data)
 
     def commit(self) -> None:
         """Let the shard appear."""
-        self.put(bytes(self._found))
+        self._found.seek(0)
+        self._put(self._found.read())
+        self._found.close()
 
     def discard(self) -> None:
         """Leave nothing."""
-        self._found.clear()
+        self._found.close()
 
 
 @dataclass(frozen=True)
