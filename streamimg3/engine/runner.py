@@ -17,7 +17,17 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-from streamimg3.engine.budget import MIB, Share, Watch, give_back, resident, resident_family, share, steady_allocator
+from streamimg3.engine.budget import (
+    MIB,
+    Share,
+    Watch,
+    give_back,
+    resident,
+    resident_family,
+    seldom_collect,
+    share,
+    steady_allocator,
+)
 from streamimg3.engine.receipts import Ledger
 from streamimg3.engine.task import Task
 from streamimg3.errors import BudgetError, StreamImgError, TaskError
@@ -418,5 +428,6 @@ def _settle(load: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    seldom_collect()
     load()
     gc.freeze()  # libraries are no garbage: not looked through again and again
