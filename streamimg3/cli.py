@@ -14,11 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from streamimg3 import api, config
-from streamimg3.engine.budget import show_size
+from streamimg3.engine.budget import seldom_collect, show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
 from streamimg3.progress import Reporter
 
-_RARELY = 100_000, 50, 50  # objects made, and rounds, between two looks for garbage
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -288,7 +287,7 @@ def entry() -> None:
     over results would abort it after all is done.
     """
     code: object = 0
-    gc.set_threshold(*_RARELY)
+    seldom_collect()
     try:
         main()
     except SystemExit as end:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, Protocol, TypeVar
 
-from streamimg3.engine.budget import give_back, steady_allocator
+from streamimg3.engine.budget import give_back, seldom_collect, steady_allocator
 from streamimg3.engine.task import Task
 from streamimg3.errors import StreamImgError, TaskError
 
@@ -268,5 +268,6 @@ def _settle(load: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    seldom_collect()
     load()
     gc.freeze()  # libraries are no garbage: not looked through again and again
