@@ -137,9 +137,9 @@ def reason(error: Exception) -> str:
 @lru_cache(maxsize=32)
 def _open(url: str, options: Options) -> Store:
     if is_local(url):
-        from zarr.storage import LocalStore
+        from streamimg3.store.zarr_folder import Folder
 
-        return LocalStore(url)
+        return Folder(url)
     try:
         if url.startswith("s3://"):
             return _open_s3(url, dict(options))
