@@ -24,7 +24,6 @@ from streamimg3.store.backend import Backend, is_local, reason
 
 _EMPTY = 2**64 - 1  # offset and size of a chunk that is not stored
 _BEHIND = 4 * 2**20  # bytes between two calls that send a file's pages to disk
-_POLYNOMIAL = 0x82F63B78  # of CRC-32C (RFC 3720), bits reversed
 
 
 class _Sink(Protocol):
@@ -235,8 +234,10 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write the index, and let the shard appear."""
+        from google_crc32c import value
+
         index = self._index.tobytes()
-        self._sink.write(index + crc32c(index).to_bytes(4, "little"))
+        self._sink.write(index + value(index).to_bytes(4, "little"))
         self._sink.commit()
 
 
@@ -295,30 +296,3 @@ def _is_all(piece: NDArray[np.generic], fill: float) -> bool:
     if isinstance(fill, float | np.floating) and math.isnan(fill):
         return bool(np.isnan(first)) and bool(np.isnan(piece).all())
     return bool(first == fill) and bool((piece == fill).all())
-
-
-def _table() -> tuple[int, ...]:
-    found = []
-    for byte in range(256):
-        rest = byte
-        for _ in range(8):
-            rest = rest >> 1 ^ (_POLYNOMIAL if rest & 1 else 0)
-        found.append(rest)
-    return tuple(found)
-
-
-_TABLE = _table()
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC-32C of a few bytes.
-
-    Examples
-    --------
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
-    """
-    rest = 0xFFFFFFFF
-    for byte in data:
-        rest = _TABLE[(rest ^ byte) & 0xFF] ^ rest >> 8
-    return rest ^ 0xFFFFFFFF
