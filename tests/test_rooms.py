@@ -58,7 +58,7 @@ HOUSE = {
     "kernels": room(others="numpy scipy bottleneck drizzle photutils astropy numba"),
     "engine": room(),
     "sky": room("geometry", "numpy scipy astropy gwcs asdf tweakwcs shapely spherical_geometry"),
-    "store": room("geometry sky", "numpy zarr fsspec obstore asdf numcodecs google_crc32c"),
+    "store": room("geometry sky", "numpy zarr numcodecs google_crc32c fsspec obstore asdf"),
     # a step never imports another step; the pieces that steps are made of are modules that any step may use
     "stages": room(f"geometry sky kernels store engine {PIECES}", "numpy", itself=False),
     "pipelines": room("stages store engine"),

@@ -20,7 +20,7 @@ MIB = 2**20
 # Resident memory of idle processes, measured with numpy, zarr, numba and the compiled kernels loaded, rounded up
 WORKER = 190 * MIB
 SERVER = 40 * MIB  # the fork server that starts workers, and Python's resource tracker
-SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
+SLACK = 28 * MIB  # allocator and codec buffers that no array accounts for
 MORE = 16 * MIB  # the same in each further process
 USABLE = 0.75  # of the limit of a cluster's worker: Dask holds workers up at 0.8 and ends them at 0.95
 _UNITS = {

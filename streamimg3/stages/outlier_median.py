@@ -27,6 +27,7 @@ from streamimg3.store import Observation
 F4 = NDArray[np.float32]
 ROOT = "outliers"
 _DECODE = 3  # copies of a shard while it is read: encoded, decoded, wanted
+_REST = 8 * 2**20  # what many groups hold beside pixels, measured
 _OBLIQUE = 1.02  # how much longer a side may be in the mosaic than in the exposure, beside the scale
 _THINNEST = 16  # rows of the thinnest band of a stack
 Tiles = tuple[tuple[int, int], ...]
@@ -162,8 +163,8 @@ def _medians(setup: Setup) -> tuple[str, ...]:
 
 
 def _median_memory(setup: Setup, count: int, rows: int) -> int:
-    """Bytes for the median of bands of some rows: the stack, a weight being read with its codec, the result."""
-    return 4 * setup.tile * (rows * count + setup.tile * (_DECODE + 1))
+    """Bytes for the median of bands of some rows: the stack, a weight being read with its codec, the result, and a rest."""
+    return 4 * setup.tile * (rows * count + setup.tile * (_DECODE + 1)) + _REST
 
 
 def median_work(task: Task, *, obs: Observation, mark: str, thresholds: tuple[float | None, ...]) -> dict[str, float]:
