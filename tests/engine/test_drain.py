@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, share_each
+from streamimg3.engine.budget import MIB, SLACK, share_each
 from streamimg3.engine.receipts import Ledger
 from streamimg3.errors import BudgetError, TaskError
 from streamimg3.store.backend import Backend
@@ -115,8 +115,8 @@ def test_workers_with_limits_of_their_own() -> None:
     found = share_each(1000 * MIB, 200 * MIB, 3, [Task("a", 300 * MIB, 10 * MIB, libraries=20 * MIB)])
     assert (found.workers, found.each) == (3, 300 * MIB)
     found = share_each(600 * MIB, 200 * MIB, 3, [Task("a", 300 * MIB, 10 * MIB, libraries=20 * MIB)])
-    assert 150 * MIB < found.each == int(0.75 * 600 * MIB) - 260 * MIB
-    with pytest.raises(BudgetError, match=r"memory limit of at least 494MiB"):
+    assert 150 * MIB < found.each == int(0.75 * 600 * MIB) - (200 + 20) * MIB - SLACK
+    with pytest.raises(BudgetError, match=r"memory limit of at least 478MiB"):
         share_each(400 * MIB, 200 * MIB, 3, [Task("a", 300 * MIB, 110 * MIB, libraries=20 * MIB)])
 
 
