@@ -1,13 +1,14 @@
 """Time this package beside the reference in one run, and its resample beside SWarp where that is installed.
 
-    python scripts/bench.py resample|image2|image3|coron3|tso3|scaling [--preset c] [--peer-python PATH] [--work DIR]
-                            [--sides peer ours ...]
+    python scripts/bench.py resample|image2|image3|coron3|tso3|scaling|s3|scale [--preset c] [--peer-python PATH]
+                            [--work DIR] [--sides peer ours ...]
 
 ``resample`` times the step alone; ``image3`` the whole pipeline from files to products with the share of every step;
 ``image2`` likewise on full detectors; ``coron3`` its klip step; ``tso3`` two long time series, step by step; ``scaling``
-image3 on 6, 24 and 96 exposures of a growing mosaic. CPU seconds are user + system, children included; wall time depends
-on what else the machine does. Both sides make products only: ours without the report and the run's record (``--no-report``),
-which the reference has none of; what those cost is in the README.
+image3 on 6, 24 and 96 exposures of a growing mosaic; ``s3`` this package from and to a local S3 server beside a local
+run, with requests and bytes; ``scale`` this package on up to 216 exposures. CPU seconds are user + system, children
+included; wall time depends on what else the machine does. Both sides make products only: ours without the report and
+the run's record (``--no-report``), which the reference has none of; what those cost is in the README.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench_cloud import bench_s3, bench_scale
 from bench_coron3 import bench_coron3
 from bench_image2 import bench_image2, print_image2
 from bench_image3 import Budget, bench_preset, bench_scaling, print_runs
@@ -178,6 +180,8 @@ SIDES = {
     "coron3": ("peer", "ours"),
     "tso3": ("peer", "ours"),
     "scaling": ("ours",),
+    "s3": ("ours",),
+    "scale": ("ours",),
 }
 
 
@@ -200,7 +204,10 @@ def bench_resample(peer: Peer, setting: Setting, sides: Sequence[str]) -> None:
 def main() -> int:
     """Time what is asked for and print the table; return the exit code."""
     options = arguments()
-    peer = find_peer(options.work.absolute(), options.peer_python)
+    if options.what in ("s3", "scale"):  # nothing of the reference is needed
+        peer = Peer(options.peer_python or Path(sys.executable), options.work.absolute())
+    else:
+        peer = find_peer(options.work.absolute(), options.peer_python)
     folder = peer.work / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     sides = options.sides or SIDES[options.what]
@@ -213,7 +220,11 @@ def main() -> int:
     if options.what == "tso3":
         return 0 if bench_tso3(peer, options.memory, options.workers or 1) else 1
     budget = Budget(options.memory, options.workers or 2)
-    if options.what == "scaling":
+    if options.what == "s3":
+        bench_s3(peer, options.preset, budget)
+    elif options.what == "scale":
+        bench_scale(peer, budget)
+    elif options.what == "scaling":
         bench_scaling(peer, sides, budget)
     elif options.what == "image2":
         print_image2(bench_image2(peer, sides, budget))

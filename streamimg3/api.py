@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, share
+from streamimg3.engine.budget import MIB
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError
+from streamimg3.forecast import summary
 from streamimg3.formats.names import absolute
-from streamimg3.ingestion import bring_headers, bring_pixels, opened
+from streamimg3.ingestion import Missing, bring_headers, bring_pixels, opened
 from streamimg3.multi import catalog_multi
 from streamimg3.parameter_table import CALL, Origins, Parameter, origins_of, table
 from streamimg3.pipelines import NAMES, module_of
 from streamimg3.products import export, export_as, export_preview, foreseen
 from streamimg3.provenance import Order, check_same_place, differences, read_record, record, version_notes
 from streamimg3.reporting import report_of_run
-from streamimg3.session import DEFAULT_MEMORY, Session, load, load_ingest, load_rates, load_series
+from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_rates, load_series
 from streamimg3.store import Observation
 from streamimg3.store.documents import ProvenanceDocument, utc_now
 
 __all__ = [
     "DEFAULT_MEMORY",
+    "TASK_LIMIT",
     "Session",
     "catalog_multi",
     "describe",
@@ -106,9 +108,10 @@ def ingest(inputs: str | Sequence[str], session: Session | None = None) -> Obser
     ('sci', 'err', 'dq')
     """
     session = session or Session()
-    obs, missing = bring_headers(inputs, session)
-    if missing is not None:
-        bring_pixels(obs, missing, session, session.runner(obs.url))
+    with session.writing():
+        obs, missing = bring_headers(inputs, session)
+        if missing is not None:
+            bring_pixels(obs, missing, session, session.runner(obs.url))
     return obs
 
 
@@ -200,43 +203,17 @@ def plan(
     params = parameters(pipeline, settings, session.progress)
     session = _loading(session, params)
     given = companions.output_wcs(params, session)
-    obs, missing = opened(inputs, session, params)
-    if given is not None:
-        obs.commit(given)
-    before: dict[str, list[Task]] = {}
-    if params.pipeline == "image2" and missing is not None:
-        before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks}
-    companions.bring(obs, params, session)
-    return {**before, **module_of(params.pipeline).plan(obs, params)}
-
-
-def summary(step: str, tasks: Sequence[Task], session: Session) -> dict[str, Any]:
-    """Return a plan in numbers: tasks, workers, projected and smallest memory (bytes), pixels read and written.
-
-    Parameters
-    ----------
-    step : str
-        Its name.
-    tasks : sequence of Task
-        From :func:`plan`.
-    session : Session
-        Memory and workers.
-
-    Raises
-    ------
-    BudgetError
-        If the session's memory cannot hold the tasks.
-    """
-    granted = session.runner("").check(tasks)
-    alone = share(None, 1, [replace(t, nbytes=t.least) for t in tasks])
-
-    def pixels(boxes: Any) -> int:
-        return sum((y1 - y0) * (x1 - x0) for t in tasks for _, (y0, x0, y1, x1) in boxes(t))
-
-    return {
-        "step": step, "tasks": len(tasks), "workers": granted.workers, "projected": granted.projected,
-        "smallest": alone.projected, "pixels_read": pixels(lambda t: t.reads), "pixels_written": pixels(lambda t: t.writes),
-    }  # fmt: skip
+    with session.writing():
+        obs, missing = opened(inputs, session, params)
+        if given is not None:
+            obs.commit(given)
+        before: dict[str, list[Task]] = {}
+        if missing is not None:
+            before = {"ingest": missing.tasks}
+            if params.pipeline == "image2":
+                before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks}
+        companions.bring(obs, params, session)
+        return {**before, **module_of(params.pipeline).plan(obs, params)}
 
 
 def run(
@@ -284,6 +261,24 @@ def run(
     return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
 
 
+def _require(
+    obs: Observation,
+    params: Params,
+    missing: Missing | None,
+    session: Session,
+    runner: Runner,
+    full: Callable[[], None],
+) -> Callable[[], None]:
+    """Refuse a budget that cannot hold what is to come, before a pixel is read; returns what is to be loaded for it."""
+    planned = module_of(params.pipeline).plan(obs, params, rough=True)
+    products = foreseen(obs, planned.get("resample", []), session)
+    coming = [*missing.means, *missing.tasks] if missing is not None else []
+    if params.pipeline == "image2" and not any(planned.values()):
+        full = runner.load  # nothing is rectified
+    runner.require([*coming, *_after_loading([*chain(*planned.values()), *products], runner, full)])
+    return full
+
+
 def run_settings(
     pipeline: str,
     inputs: str | Sequence[str],
@@ -310,19 +305,13 @@ def run_settings(
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
-    with session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
+    with session.writing(), session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
         full, runner.load = runner.load, _first(runner, params)
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)
         companions.bring(obs, params, session)
-        planned = module.plan(obs, params, rough=True)
-        products = foreseen(obs, planned.get("resample", []), session)
-        coming = [*missing.means, *missing.tasks] if missing is not None else []
-        if params.pipeline == "image2" and not any(planned.values()):
-            full = runner.load  # nothing is rectified
-        later = _after_loading([*chain(*planned.values()), *products], runner, full)
-        runner.require([*coming, *later])  # refused before a pixel is read
+        full = _require(obs, params, missing, session, runner, full)
         if missing is not None:
             bring_pixels(obs, missing, session, runner)
         runner.load = full

@@ -118,8 +118,8 @@ def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, 
     exposure = obs.exposures(aligned=False)[task.item if isinstance(task.item, int) else task.item[0]]
     if kind == "cal":
         url = _url(destination, exposure.record.filename)
-        rows = band_rows(exposure.record.shape, limit)
-        rows = min(rows, CHUNK) if exposure.record.integrations else rows
+        cube = bool(exposure.record.integrations)  # its planes are read one by one, and as they are
+        rows = CHUNK if cube else band_rows(exposure.record.shape, limit)
         with roomy_allocator(_ROOM):
             return ((kind, write_product(stored_product(exposure), url, options, rows)),)
     folder = _Folder(obs, destination, options)

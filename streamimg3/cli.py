@@ -15,13 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from streamimg3 import api, config, looking
-from streamimg3.engine.budget import show_size
+from streamimg3.engine.budget import seldom_collect, show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
 from streamimg3.multi import RADII
 from streamimg3.parameter_table import COMMAND_LINE, FILE, as_toml, origins_of
 from streamimg3.progress import Reporter
 
-_RARELY = 100_000, 50, 50  # objects made, and rounds, between two looks for garbage
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -38,13 +37,18 @@ Memory = Annotated[str, typer.Option(help="memory for driver and workers togethe
 Workers = Annotated[
     int | None, typer.Option(help="worker processes; 1 = all in this process [default: one per processor]")
 ]
+Cluster = Annotated[
+    str | None, typer.Option(help="Dask cluster that does the work: tcp://host:port, or its scheduler file")
+]
+TaskLimit = Annotated[float, typer.Option(help="seconds after which a task's worker counts as hanging")]
 Config = Annotated[str | None, typer.Option(help="parameter file: TOML, YAML, JSON, or a pars-*.asdf of jwst")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="step.parameter=value; may be repeated (also --steps.step.parameter=value)"),
 ]
 StorageOption = Annotated[
-    list[str] | None, typer.Option(help="KEY=VALUE for URLs (key, secret, endpoint_url, region, anon)")
+    list[str] | None,
+    typer.Option(help="KEY=VALUE for URLs (key, secret, token, endpoint_url, region, anon, retries, timeout)"),
 ]
 LogJson = Annotated[str | None, typer.Option(help="write one JSON line per event to this file")]
 Offline = Annotated[bool, typer.Option("--offline", help="ask no service in the network")]
@@ -105,13 +109,15 @@ def run(
     report_: Annotated[
         bool, typer.Option("--report/--no-report", help="end with a report and the run's record")
     ] = True,
+    cluster: Cluster = None,
+    task_limit: TaskLimit = api.TASK_LIMIT,
 ) -> None:
     """Run a pipeline from files to products; run it again to resume."""
     settings = _settings(config_file, set_, grid_from)
     with Reporter(log_json) as reporter:
         session = api.Session(
             store, output_dir, memory, workers, _options(storage_option), reporter, force_ingest, offline, references,
-            report_,
+            report_, cluster, task_limit,
         )  # fmt: skip
         if dry_run:
             _print_plan(api.plan(pipeline, inputs, settings, session), session, as_json=False)
@@ -135,6 +141,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
     offline: Offline = False,
     references: References = "",
+    cluster: Cluster = None,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="time this machine first, on a small field")] = False,
 ) -> None:
     """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
     with Reporter(None, quiet=as_json) as reporter:
@@ -147,21 +155,40 @@ def plan(
             reporter,
             offline=offline,
             references=references,
+            cluster=cluster,
         )
-        _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json)
+        _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json, calibrate)
 
 
-def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool) -> None:
-    rows = [api.summary(step, tasks, session) for step, tasks in plans.items() if tasks]
+def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool, calibrate: bool = False) -> None:
+    from streamimg3.speed import Speed, measure
+
+    speed = measure() if calibrate else Speed.kept()
+    rows = [api.summary(step, tasks, session, speed) for step, tasks in plans.items() if tasks]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
         typer.echo(f"{row['step']}: {row['tasks']} tasks, {row['workers']} workers")
-        typer.echo(f"  memory   {show_size(row['projected'])} projected, smallest budget {show_size(row['smallest'])}")
+        typer.echo(
+            f"  memory   {show_size(row['projected'])} projected, {show_size(row['per_worker'])} for each task,"
+            f" smallest budget {show_size(row['smallest'])}"
+        )
         typer.echo(
             f"  pixels   {row['pixels_read'] / 1e6:.1f} Mpix read, {row['pixels_written'] / 1e6:.1f} Mpix written"
         )
+        typer.echo(
+            f"  bytes    about {show_size(row['bytes_read'])} read, {show_size(row['bytes_written'])} written,"
+            f" {row['requests']} requests"
+        )
+        if row["seconds"] is not None:
+            typer.echo(f"  time     about {row['seconds']:.0f} s")
+    smallest = max((row["smallest"] for row in rows), default=0)
+    timed = [row["seconds"] for row in rows]
+    whole = "" if None in timed else f", about {sum(timed):.0f} s"
+    typer.echo(f"in all: smallest budget {show_size(smallest)}{whole}")
+    if speed is None:
+        typer.echo("plan --calibrate times this machine once (a minute), and plans then tell seconds")
 
 
 @app.command()
@@ -432,7 +459,7 @@ def entry() -> None:
     over results would abort it after all is done.
     """
     code: object = 0
-    gc.set_threshold(*_RARELY)
+    seldom_collect()
     try:
         main()
     except SystemExit as end:

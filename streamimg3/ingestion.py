@@ -114,6 +114,7 @@ def bring_headers(
     mark = digest(1, prints, *([plan.document.digest] if plan else []))
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
+        session.hold(obs)
         obs.mend()
         _recommit(obs, door.association_document(association), plan.document if plan else None)
         return obs, None
@@ -127,9 +128,10 @@ def bring_headers(
         _require_same_members(obs, association)
     opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
-    tasks = _ingest_tasks(found, calibrated=plan is not None)
+    tasks = _ingest_tasks(found, plan is not None, not is_local(obs.url))
     means = plan.means if plan else ()
     session.runner(obs.url).require([*means, *tasks])
+    session.hold(obs)
     ledger = Ledger(obs.backend, "ingest", mark)
     if session.force or "_created" not in ledger.done():
         door.clear(obs)
@@ -151,9 +153,10 @@ def _changes(obs: Observation, association: Association, prints: Prints, mark: s
     change = changes.changed(obs, association, prints, session.storage_options)
     if change is None:
         return None
-    tasks = _ingest_tasks([f for f in change.found if f.member not in change.kept])
+    tasks = _ingest_tasks([f for f in change.found if f.member not in change.kept], False, not is_local(obs.url))
     if tasks:
         session.runner(obs.url).require(tasks)
+    session.hold(obs)
     session.progress.note(changes.told(change, association))
     changes.apply(obs, association, change)
     changes.note_members(obs, association, prints)
@@ -237,7 +240,16 @@ def _own(obs: Observation, force: bool) -> dict[str, Any]:
     root = obs.root()
     if root is None and is_local(obs.url) and os.path.isdir(obs.url) and os.listdir(obs.url) and not force:
         entries = set(os.listdir(obs.url))
-        if not entries <= {"receipts", "exposures", "integrations", "documents", "ingest", "scratch", "backgrounds"}:
+        if not entries <= {
+            "receipts",
+            "exposures",
+            "integrations",
+            "documents",
+            "ingest",
+            "scratch",
+            "backgrounds",
+            "lease",
+        }:
             raise InputError(f"{obs.url} is a folder with other things in it: give --store another path")
     return root or {}
 
@@ -262,15 +274,21 @@ def _default_store(session: Session, product: str) -> str:
     return f"{normalise(session.output_dir)}/{product}.zarr"
 
 
-def _ingest_tasks(found: Sequence[Found], calibrated: bool = False) -> list[Task]:
-    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes."""
+def _ingest_tasks(found: Sequence[Found], calibrated: bool, remote: bool) -> list[Task]:
+    """Return the tasks of an ingest: one for each file with images, one for each batch of each stack of cubes.
+
+    To a ``remote`` store shards go whole.
+    """
     from streamimg3.formats.ingest_cubes import block_memory
     from streamimg3.formats.ingest_planes import image_memory
     from streamimg3.formats.names import is_remote
     from streamimg3.store.cubes import cube_stacks
+    from streamimg3.store.layout import SHARD_BYTES
 
     rest = _REMOTE_REST if any(is_remote(f.record.url) for f in found) else _INGEST_REST
     libraries = _LIBRARIES
+    if remote:
+        rest += 2 * SHARD_BYTES  # one and the client's copy of it
     if calibrated:
         from streamimg3.calibrated_means import LIBRARIES, MEAN_ROW
         from streamimg3.calibrated_pixels import WORKING
@@ -352,6 +370,7 @@ def opened(
             if session.store is not None and normalise(session.store) != obs.url:
                 raise InputError(f"the input {obs.url} is a store itself: leave out --store {session.store}")
             obs.require()
+            session.hold(obs)
             obs.mend()
             if params.pipeline == "image2":
                 session.progress.note("the exposures stay as they are calibrated: give the _rate files to do it again")
@@ -383,6 +402,7 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     for note in association.notes:
         session.progress.note(note)
     session.progress.note(f"the exposures are those that image2 has calibrated in {obs.url}")
+    session.hold(obs)
     obs.mend()
     _recommit(obs, association_document(association), None)
     return obs

@@ -104,7 +104,8 @@ def catalog_multi(
         session.progress.note(note)
     obs = Observation.at(session.store or f"{session.output_dir}/multi.zarr", session.storage_options)
     bands = tuple(Band(o, d.path, _sky(o, d)) for o, d in zip(filters.stores, filters.documents, strict=True))
-    with session.runner(obs.url) as runner:
+    with session.writing(), session.runner(obs.url) as runner:
+        session.hold(obs)
         _detection(obs, filters, bands, method, runner)
         document = source_catalog.run(obs, params, runner)
         if document.status == "COMPLETE":

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from streamimg3.engine import Runner
 from streamimg3.engine.budget import parse_size
+from streamimg3.engine.cluster import Cluster, connect
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import InputError, TaskError
 from streamimg3.pipelines import module_of
+from streamimg3.store import Observation
+from streamimg3.store.lease import Lease
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 DEFAULT_MEMORY = "2GiB"
+TASK_LIMIT = 3600.0  # s
 
 
 def load(pipeline: str = "image3") -> None:
@@ -80,6 +90,11 @@ class Session:
         Where reference files are taken from: a folder or URL, the lock file of an earlier run (``.json``), or ``crds``.
     report : bool
         End a run with a report and the run's record beside the products.
+    cluster : str, Executor, distributed.Client or None
+        Who works instead of processes of this machine: address or scheduler file of a Dask cluster, a client of one, or
+        any executor. Workers of a cluster keep to their own memory limits, ``memory`` is then for those that have none.
+    task_limit : float or None
+        Seconds that a task may take before its worker counts as hanging.
     load : callable
         Loads what the work needs in each of its processes; a function of a module.
 
@@ -99,9 +114,15 @@ class Session:
     offline: bool = False
     references: str = ""
     report: bool = True
+    cluster: str | Executor | Client | None = None
+    task_limit: float | None = TASK_LIMIT
     load: Callable[[], None] = field(default=load, repr=False)
+    _crew: Executor | Cluster | None = field(default=None, init=False, repr=False)
+    _leases: dict[str, Lease] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.task_limit is not None and not self.task_limit > 0:
+            raise InputError(f"--task-limit {self.task_limit:g}: give a positive number of seconds")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1")
 
@@ -109,8 +130,64 @@ class Session:
         """Return a runner for work on the store at a URL."""
         memory = None if self.memory is None else parse_size(self.memory)
         workers = self.workers if self.workers is not None else (os.cpu_count() or 1)
-        if workers > 1 and any(u.startswith("memory://") for u in (url, self.output_dir)):
+        passing = any(u.startswith("memory://") for u in (url, self.output_dir))
+        if self.cluster is not None and passing:
+            raise InputError(
+                "memory:// lives in one process: give the cluster's workers a store that all of them reach"
+            )
+        if workers > 1 and passing:
             self.progress.note("memory:// lives in one process: all work is done in it")
             workers = 1
         _compile(self.progress)
-        return Runner(memory, workers, self.progress, load=self.load)
+        return Runner(memory, workers, self.progress, self._workers(), self.load, self.task_limit, self.check)
+
+    def _workers(self) -> Executor | Cluster | None:
+        """Who works instead of processes of this machine; a cluster is connected once."""
+        if self._crew is None and self.cluster is not None:
+            if isinstance(self.cluster, Executor):
+                self._crew = self.cluster
+            else:
+                self._crew = Cluster(
+                    connect(self.cluster) if isinstance(self.cluster, str) else self.cluster, self.load
+                )
+                self.progress.note(f"cluster: {self._crew.describe()}")
+        return self._crew
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is written inside is written by one run at a time: stores that are held are given back at the end."""
+        if self._leases is not None:  # inside another one
+            yield
+            return
+        self._leases = {}
+        try:
+            yield
+        finally:
+            leases, self._leases = self._leases, None
+            for lease in leases.values():
+                lease.give_back()
+            if isinstance(self.cluster, str) and isinstance(self._crew, Cluster):
+                self._crew.close()
+                self._crew = None
+
+    def hold(self, obs: Observation) -> None:
+        """Be the only run that writes to a store, until the end of :meth:`writing`.
+
+        Raises
+        ------
+        StoreError
+            If another run does.
+        """
+        if self._leases is not None and obs.url not in self._leases and not obs.url.startswith("memory://"):
+            self._leases[obs.url] = Lease(obs.backend)
+
+    def check(self) -> None:
+        """Raise if another run has taken over a store that this one held.
+
+        Raises
+        ------
+        StoreError
+            Naming it.
+        """
+        for lease in (self._leases or {}).values():
+            lease.check()

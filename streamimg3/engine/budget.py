@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import re
 import resource
@@ -19,8 +20,9 @@ MIB = 2**20
 # Resident memory of idle processes, measured with numpy, zarr, numba and the compiled kernels loaded, rounded up
 WORKER = 190 * MIB
 SERVER = 40 * MIB  # the fork server that starts workers, and Python's resource tracker
-SLACK = 40 * MIB  # allocator and codec buffers that no array accounts for
+SLACK = 28 * MIB  # allocator and codec buffers that no array accounts for
 MORE = 16 * MIB  # the same in each further process
+USABLE = 0.75  # of the limit of a cluster's worker: Dask holds workers up at 0.8 and ends them at 0.95
 _UNITS = {
     "": 1,
     "b": 1,
@@ -133,6 +135,14 @@ def _allocator_options(values: Mapping[int, int]) -> None:
             mallopt(option, value)
 
 
+def seldom_collect() -> None:
+    """Have Python look for garbage less often: metadata trees are many small objects, of which few are garbage.
+
+    Not seldom, though: a WCS that is used no more is some thousand objects, half a MiB, and goes only then.
+    """
+    gc.set_threshold(10_000, 3, 1)
+
+
 def give_back() -> None:
     """Return what the allocator keeps of freed memory to the system (glibc; elsewhere nothing happens)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
@@ -217,6 +227,40 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int 
         f"a memory of {show_size(memory)} cannot hold task {largest.key}, which needs {show_size(largest.least)} beside the"
         f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {smallest}MiB"
     )
+
+
+def share_each(limit: int | None, floor: int, workers: int, tasks: Sequence[Task]) -> Share:
+    """Share where every worker has a memory limit of its own, as those of a cluster have.
+
+    Parameters
+    ----------
+    limit : int or None
+        Bytes that each worker may have; None = no bound.
+    floor : int
+        Bytes that a worker has resident while idle.
+    workers : int
+        How many there are.
+    tasks : sequence of Task
+        What is to be done.
+
+    Raises
+    ------
+    BudgetError
+        If a worker cannot hold the largest task in its thinnest bands.
+    """
+    most, largest = max(t.nbytes for t in tasks), max(tasks, key=lambda t: t.least)
+    idle = floor + SLACK + max(t.libraries for t in tasks)
+    if limit is None:
+        return Share(workers, most, resident() + workers * (idle + most))
+    each = min(int(USABLE * limit) - idle, most)
+    if each < largest.least:
+        needed = -(-int((idle + largest.least) / USABLE) // MIB)
+        raise BudgetError(
+            f"the cluster's workers may have {show_size(limit)} each, which cannot hold task {largest.key}: it needs"
+            f" {show_size(largest.least)} beside the {show_size(idle)} of the worker itself;"
+            f" start them with a memory limit of at least {needed}MiB"
+        )
+    return Share(workers, each, resident() + workers * (idle + each))
 
 
 def _overhead(workers: int) -> int:

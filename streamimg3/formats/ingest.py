@@ -169,7 +169,9 @@ def _version(url: str, options: Mapping[str, str]) -> str:
     """Size and time of change, or tag, of a file."""
     fs, path = filesystem(url, options)
     info = fs.info(path)
-    changed = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
+    changed = (
+        info.get("ETag") or info.get("e_tag") or info.get("mtime") or info.get("LastModified") or info.get("created")
+    )
     return f"{info.get('size')}-{changed}"
 
 

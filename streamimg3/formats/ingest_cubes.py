@@ -204,10 +204,10 @@ class _Piece:
 
 
 def piece_pixels(stack: CubeStack) -> int:
-    """Return the most pixels of a plane that are read together: a chunk of all columns, or small integrations whole."""
+    """Return the most pixels of a plane that are read together: a few chunks of all columns, or small integrations whole."""
     (deep, cy, _), (_, high, width) = cube_chunking(stack.shape, stack.count)
-    whole = deep * high * width
-    return whole if whole <= PIECE else deep * cy * width
+    row = deep * cy * width  # of chunks
+    return deep * high * width if deep * high * width <= PIECE else row * max(1, PIECE // row)
 
 
 def _chunk_pieces(stack: CubeStack, span: tuple[int, int], rows: tuple[int, int]) -> Iterator[_Piece]:

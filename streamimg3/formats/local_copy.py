@@ -7,19 +7,25 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute, is_remote
+from streamimg3.formats.ranged_file import open_ranged
+from streamimg3.store.backend import freeze
+from streamimg3.store.objects import again, for_others, serves, settings
 
 _COPY_BYTES = 1 << 20
 _BLOCK_BYTES = 2 << 20  # one request; bands of several planes take turns, so a few blocks are kept
 _BLOCKS_KEPT = 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHER_PACKERS = {b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"\x1f\x9d": "compress"}
+
+
+T = TypeVar("T")
 
 
 class FileSystem(Protocol):
@@ -66,17 +72,30 @@ def filesystem(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
     import fsspec
 
     plain = not is_remote(url) or url.startswith(("http://", "https://", "memory://"))
-    booleans = {"true": True, "false": False}
-    wanted: dict[str, object] = {}
-    if not plain:
-        wanted |= {key: booleans.get(value.lower(), value) for key, value in options.items()}
-        if url.startswith(("s3://", "s3a://")) and "region" in wanted:  # s3fs hands on what it does not know itself
-            wanted["client_kwargs"] = {"region_name": wanted.pop("region")}
     try:
+        if serves(url):
+            return _of_objects(url, options)
+        booleans = {"true": True, "false": False}
+        wanted = {} if plain else {k: booleans.get(v.lower(), v) for k, v in for_others(options).items()}
         found: tuple[FileSystem, str] = fsspec.core.url_to_fs(absolute(url), **wanted)
     except (ImportError, ValueError) as exc:
         raise InputError(f"{url}: cannot be opened ({one_line(exc)}); check the URL or install what it names") from exc
     return found
+
+
+def _of_objects(url: str, options: Mapping[str, str]) -> tuple[FileSystem, str]:
+    """An object store as a file system, for looking around in; files are read and written elsewhere."""
+    from obstore.fsspec import FsspecStore
+
+    protocol, _, path = url.partition("://")
+    names = {"s3a": "s3", "gcs": "gs"}
+    fs: FileSystem = FsspecStore(names.get(protocol, protocol), **settings(url, freeze(dict(options))))
+    return fs, path
+
+
+def _asked(url: str, options: Mapping[str, str], call: Callable[[], T]) -> T:
+    """Ask a file system; an object store again after passing troubles."""
+    return again(call, freeze(dict(options))) if serves(url) else call()
 
 
 def missing(urls: Sequence[str], options: Mapping[str, str]) -> list[str]:
@@ -98,21 +117,22 @@ def exists(url: str, options: Mapping[str, str]) -> bool:
         return os.path.exists(absolute(url))
     fs, path = filesystem(url, options)
     with _named(url):
-        return fs.exists(path)
+        return _asked(url, options, lambda: fs.exists(path))
 
 
 def files_in(url: str, options: Mapping[str, str]) -> list[str] | None:
     """Return the URLs of what a folder holds, or None if `url` is not a folder."""
     fs, path = filesystem(url, options)
     with _named(url):
-        return [_whole(fs, hit, url) for hit in fs.ls(path, detail=False)] if fs.isdir(path) else None
+        found = _asked(url, options, lambda: fs.ls(path, detail=False) if fs.isdir(path) else None)
+        return None if found is None else [_whole(fs, hit, url) for hit in found]
 
 
 def matching(url: str, options: Mapping[str, str]) -> list[str]:
     """Return the URLs of the files that match a glob pattern."""
     fs, path = filesystem(url, options)
     with _named(url):
-        return [_whole(fs, hit, url) for hit in fs.glob(path)]
+        return [_whole(fs, hit, url) for hit in _asked(url, options, lambda: fs.glob(path))]
 
 
 def _whole(fs: FileSystem, path: str, url: str) -> str:
@@ -128,7 +148,7 @@ def read_text(url: str, options: Mapping[str, str]) -> str:
         If the file is missing, cannot be read, or is not text.
     """
     fs, path = filesystem(url, options)
-    with _named(url), fs.open(path, "rb") as stream:
+    with _named(url), open_ranged(url, options) if serves(url) else fs.open(path, "rb") as stream:
         raw = stream.read()
     try:
         return raw.decode("utf-8-sig")
@@ -183,7 +203,9 @@ def open_seekable(url: str, options: Mapping[str, str]) -> Iterator[IO[bytes]]:
 def _opened(url: str, options: Mapping[str, str]) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         with _named(url):
-            if is_remote(url):
+            if serves(url):
+                stream: IO[bytes] = stack.enter_context(open_ranged(url, options))
+            elif is_remote(url):
                 fs, path = filesystem(url, options)
                 keep = {"maxblocks": _BLOCKS_KEPT}
                 opened = fs.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="blockcache", cache_options=keep)

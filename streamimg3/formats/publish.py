@@ -8,20 +8,21 @@ import os
 import posixpath
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Protocol
 
 from streamimg3.errors import InputError, StoreError
 from streamimg3.formats.direct_file import DirectFile
 from streamimg3.formats.names import absolute, is_remote
+from streamimg3.formats.upload import PART, Upload
+from streamimg3.store.objects import serves
 
-_PART = 16 * 2**20  # bytes of one part of a multipart upload; 10,000 parts at most, so products up to 160 GB
 _PIECE = 8 * 2**20  # handed over at a time: uploads keep a copy
 UPLOAD_MEMORY = 48 * 2**20  # what an upload holds: the part being filled, the one being sent, and a copy
 
 
 class _File(Protocol):
-    """What is used of an open file; those of fsspec that can hold back their result have commit and discard too."""
+    """What is used of an open file."""
 
     def write(self, data: bytes | memoryview, /) -> object:
         """Append bytes; returns how many were taken, None = all."""
@@ -145,34 +146,34 @@ def _sync_folder(folder: str) -> None:
 
 @contextmanager
 def _open_remote(url: str, options: Mapping[str, str]) -> Iterator[Product]:
-    from streamimg3.formats.local_copy import filesystem
+    if serves(url):
+        opened = _upload(url, options)
+    else:
+        from streamimg3.formats.local_copy import filesystem
 
-    with _named(url):
-        found, path = filesystem(url, options)
-    fs: _Remote = found  # type: ignore[assignment]
-    opened = _upload(fs, path, url) if url.startswith(("s3://", "s3a://")) else _moved(fs, path, url)
+        with _named(url):
+            found, path = filesystem(url, options)
+        fs: _Remote = found  # type: ignore[assignment]
+        opened = _moved(fs, path, url)
     with opened as product:
         yield product
 
 
 @contextmanager
-def _upload(fs: _Remote, path: str, url: str) -> Iterator[Product]:
-    """Write to S3; nothing is visible before the upload is completed, and an aborted one leaves nothing."""
+def _upload(url: str, options: Mapping[str, str]) -> Iterator[Product]:
+    """Write to an object store; nothing is visible before the upload is completed, and an aborted one leaves nothing."""
     with _named(url):
-        file = fs.open(path, "wb", block_size=_PART, autocommit=False)
+        file = Upload(url, options)
     done = False
     try:
         yield Product(file, url)
         with _named(url):
-            file.close()
-            file.commit()  # type: ignore[attr-defined]
+            file.commit()
         done = True
     finally:
         if not done:
-            with _named(url):
-                # Not closed: that would send what is left over; the writer counts as closed once it has been discarded.
-                file.discard()  # type: ignore[attr-defined]
-                file.closed = True  # type: ignore[misc]
+            with suppress(Exception):  # there is an error already, the one that is told
+                file.discard()
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def _moved(fs: _Remote, path: str, url: str) -> Iterator[Product]:
             for left in fs.ls(folder, detail=False) if fs.exists(folder) else []:
                 if posixpath.basename(left).startswith(start) and left.endswith(".partial"):
                     fs.rm_file(left)
-        file = fs.open(partial, "wb", block_size=_PART)
+        file = fs.open(partial, "wb", block_size=PART)
     try:
         yield Product(file, url)
         with _named(url):

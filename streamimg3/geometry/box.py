@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Box:
     """Rows ``y0..y1`` and columns ``x0..x1`` (upper ends excluded); never empty.
 

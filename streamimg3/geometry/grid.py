@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamimg3.geometry.box import Box
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Tile:
     """One tile of a grid: its row and column in the grid and the pixels it owns."""
 

@@ -82,11 +82,6 @@ class PixelMap:
         """Bytes that the map takes."""
         return sum(a.nbytes for a in (*self.knots, self.coefficients, *self.nodes, self.extent, self.limits))
 
-    @property
-    def bare(self) -> PixelMap:
-        """The map without its values (of the same size, all zero): what finding tiles takes, in little memory."""
-        return replace(self, coefficients=np.broadcast_to(np.float64(0.0), self.coefficients.shape))
-
     def around(self, reach: float) -> Box:
         """Return a box of mosaic pixels that holds all the exposure can touch (unbounded where the map has gaps)."""
         low = [min(float(_cell_range(plane)[0].min()), 1e9) for plane in self.extent]
@@ -232,8 +227,9 @@ def outline_map(region: str, shape: tuple[int, int], target: Wcs) -> PixelMap:
         lows, highs = (y.min(), x.min()), (y.max(), x.max())
         extent = np.stack(np.meshgrid((lows[0], highs[0]), (lows[1], highs[1]), indexing="ij"))
     edges = tuple(np.array([-0.5, n - 0.5]) for n in shape)
-    usual = np.zeros((2, *(math.ceil(n / _STEPS[0]) + 4 for n in shape)))
-    limits = np.tile(np.array([0, nx - 1], np.int32), (ny, 1))
+    # Of the usual size, but in little memory: there may be very many of these.
+    usual = np.broadcast_to(np.float64(0.0), (2, *(math.ceil(n / _STEPS[0]) + 4 for n in shape)))
+    limits = np.broadcast_to(np.array([0, nx - 1], np.int32), (ny, 2))
     knots = (np.zeros(usual.shape[1] + 4), np.zeros(usual.shape[2] + 4))
     return PixelMap(Box(0, 0, ny, nx), knots, usual, (edges[0], edges[1]), extent, limits, math.nan, 3)
 

@@ -12,7 +12,7 @@ __all__ = ["Flat", "FlatPixels", "Given", "MeanBackground", "Planes", "invalid"]
 
 # Bytes for each pixel of a band while its planes are worked out: as read and converted, flat field, background, masks
 PIXEL = 112
-BAND = 2**17  # pixels of a band
+BAND = 2**18  # pixels of a band
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,11 @@ class Setup:
         return Wcs("gwcs", self.wcs_asdf.encode("latin-1"), self.shape)
 
 
+def layer_names(setup: Setup) -> list[str]:
+    """Return what tasks call the layers that they read."""
+    return [f"{layer.path}[{layer.row}]" for layer in setup.layers]
+
+
 def setup_key(digest: str) -> str:
     """Return where a set-up is kept."""
     return f"scratch/{digest}/setup.json"

@@ -12,12 +12,13 @@ from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
 from streamimg3.kernels.outliers import Thresholds
 from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, mosaic_frame
-from streamimg3.sky.pixmap import PixelMap, Sampling
+from streamimg3.sky.pixmap import Sampling
 from streamimg3.stages import outlier_flags as flags
 from streamimg3.stages import outlier_median as groups
 from streamimg3.stages import outlier_stack as stack
 from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference, rough_map
 from streamimg3.stages.outlier_median import ROOT, Group
+from streamimg3.stages.placement import Placed, placed
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain, utc_now
 from streamimg3.store.flags import bad_bits
@@ -163,29 +164,32 @@ def plan(obs: Observation, params: Params, rough: bool = False) -> list[Task]:
     job = prepare(obs, params)
     if not params.resample_data:
         return stack.stack_tasks(job.setup)
-    maps = [rough_map(e, job.frame) for e in job.exposures] if rough else _maps(obs, job, params)
-    found = _groups(job, maps)
+    places = _places(obs, job, params, rough)
+    found = _groups(job, places)
     return [
-        *_drizzle_tasks(job.setup, found, maps),
-        *_later_tasks(job.setup, found, maps, params.save_intermediate_results),
+        *_drizzle_tasks(job.setup, found, places),
+        *_later_tasks(job.setup, found, places, params.save_intermediate_results),
     ]
 
 
-def _drizzle_tasks(setup: Setup, found: list[Group], maps: list[PixelMap]) -> list[Task]:
-    return groups.group_tasks(setup, found, max(m.nbytes for m in maps))
+def _drizzle_tasks(setup: Setup, found: list[Group], places: list[Placed]) -> list[Task]:
+    return groups.group_tasks(setup, found, max(p.nbytes for p in places))
 
 
-def _later_tasks(setup: Setup, found: list[Group], maps: list[PixelMap], blots: bool) -> list[Task]:
+def _later_tasks(setup: Setup, found: list[Group], places: list[Placed], blots: bool) -> list[Task]:
     later = [*groups.threshold_tasks(setup, found), *groups.median_tasks(setup, found)]
-    return [*later, *flags.flag_tasks(setup, maps, blots)]
+    return [*later, *flags.flag_tasks(setup, places, blots)]
 
 
-def _maps(obs: Observation, job: Work, params: Params) -> list[PixelMap]:
-    return [make_map(obs, job.setup.maps, e, job.frame, params.sampling).bare for e in job.exposures]
+def _places(obs: Observation, job: Work, params: Params, rough: bool = False) -> list[Placed]:
+    """Where the exposures lie; one map is held at a time."""
+    if rough:
+        return [placed(rough_map(e, job.frame), job.setup) for e in job.exposures]
+    return [placed(make_map(obs, job.setup.maps, e, job.frame, params.sampling), job.setup) for e in job.exposures]
 
 
-def _groups(job: Work, maps: list[PixelMap]) -> list[Group]:
-    found = [groups.make_group(name, bits, job.setup, maps) for name, bits in job.members.items()]
+def _groups(job: Work, places: list[Placed]) -> list[Group]:
+    found = [groups.make_group(name, bits, places) for name, bits in job.members.items()]
     if not any(g.tiles for g in found):
         raise InputError("no exposure touches the output image: check S_REGION and WCS of the exposures")
     return found
@@ -244,20 +248,20 @@ class _Run:
 
     def resampled(self) -> OutlierDocument:
         """Compare with the median of the resampled groups."""
-        maps = _maps(self.obs, self.job, self.params)
-        found = _groups(self.job, maps)
+        places = _places(self.obs, self.job, self.params)
+        found = _groups(self.job, places)
         blots = self.params.save_intermediate_results
-        self.runner.check([*_drizzle_tasks(self.setup, found, maps), *_later_tasks(self.setup, found, maps, blots)])
+        self.runner.check([*_drizzle_tasks(self.setup, found, places), *_later_tasks(self.setup, found, places, blots)])
         self._create(len(found))
         obs, mark = self.obs, self.mark
-        self._fill("groups", partial(groups.group_work, obs=obs, mark=mark), _drizzle_tasks(self.setup, found, maps))
+        self._fill("groups", partial(groups.group_work, obs=obs, mark=mark), _drizzle_tasks(self.setup, found, places))
         weigh = partial(groups.threshold_work, obs=obs, mark=mark, maskpt=self.params.maskpt)
         thresholds = self._fold("weights", weigh, groups.threshold_tasks(self.setup, found))
         limits = tuple(None if math.isnan(t) else t for t in thresholds)
         combine = partial(groups.median_work, obs=obs, mark=mark, thresholds=limits)
         self._fill("median", combine, groups.median_tasks(self.setup, found))
         compare = partial(flags.flag_work, obs=obs, mark=mark, comparison=self._comparison())
-        self._fill("flags", compare, flags.flag_tasks(self.setup, maps, blots))
+        self._fill("flags", compare, flags.flag_tasks(self.setup, places, blots))
         return self._document([g.name for g in found], limits)
 
     def stacked(self) -> OutlierDocument:

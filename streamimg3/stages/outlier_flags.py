@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from streamimg3.kernels.outliers import REACH, Thresholds, resampled_outliers
 from streamimg3.sky.pixmap import PixelMap
 from streamimg3.stages.layers import Layer, Setup, read_map, read_setup
 from streamimg3.stages.outlier_median import ROOT
+from streamimg3.stages.placement import Placed, placed
 from streamimg3.stages.tile_drizzle import Clock, read, window_map
 from streamimg3.store import Observation
 from streamimg3.store.layout import CHUNK, chunking
@@ -67,34 +69,29 @@ class Comparison:
     blots: bool
 
 
-def flag_tasks(setup: Setup, maps: list[PixelMap], blots: bool = False) -> list[Task]:
+def flag_tasks(setup: Setup, places: Sequence[Placed], blots: bool = False) -> list[Task]:
     """Return one task for each exposure; with ``blots`` they keep the blotted medians."""
     tasks = []
-    for layer, found in zip(setup.layers, maps, strict=True):
-        most, least = (_memory(setup, layer, found, rows, blots) for rows in (_HEIGHTS[0], _HEIGHTS[-1]))
+    for layer, place in zip(setup.layers, places, strict=True):
+        most, least = (_memory(setup, layer, place, rows, blots) for rows in (_HEIGHTS[0], _HEIGHTS[-1]))
         name = f"{layer.path}[{layer.row}]"
         box = ((name, (0, 0, *layer.shape)),)
         tasks.append(Task(f"e{layer.exposure:06d}", max(most, least), least, box, box, layer.bit))
     return tasks
 
 
-def _memory(setup: Setup, layer: Layer, found: PixelMap, rows: int, blots: bool) -> int:
+def _memory(setup: Setup, layer: Layer, place: Placed, rows: int, blots: bool) -> int:
     """Bytes for an exposure in bands of some rows: map, a shard of results with the codec's copy, and the band.
 
     A band has its own planes, and the window of the mosaic under it.
     """
     ny, nx = layer.shape
     _, (shard_rows, _) = chunking(layer.shape)
-    fixed = 2 * found.nbytes + 2 * shard_rows * nx * (5 if blots else 1)
+    fixed = 2 * place.nbytes + 2 * shard_rows * nx * (5 if blots else 1)
     grown = min(rows, ny) + 2 * REACH
-    y, x = (np.where(np.isfinite(p), p, np.nan) for p in found.extent)
-    if not (np.isfinite(y).any() and np.isfinite(x).any()):
+    if place.slopes is None:
         return fixed + grown * nx * _ROW + 12 * setup.shape[0] * setup.shape[1]
-    slope = max(1e-3, (found.nodes[0][-1] - found.nodes[0][0]))
-    tall = [
-        float(np.nanmax(np.abs(p[-1] - p[0])) / slope * grown + np.nanmax(np.abs(p[:, -1] - p[:, 0]))) for p in (y, x)
-    ]
-    span = [min(t + 64.0, n) for t, n in zip(tall, setup.shape, strict=True)]
+    span = [min(along + grown * across + 64.0, n) for (along, across), n in zip(place.slopes, setup.shape, strict=True)]
     return int(fixed + grown * nx * _ROW + 12 * span[0] * span[1])
 
 
@@ -107,7 +104,8 @@ def flag_work(task: Task, *, obs: Observation, mark: str, comparison: Comparison
         found = read_map(obs, setup.maps, layer.exposure)
     ny, nx = layer.shape
     _, (shard_rows, _) = chunking(layer.shape)
-    fitting = (r for r in _HEIGHTS if _memory(setup, layer, found, r, comparison.blots) <= task.limit)
+    place = placed(found, setup)
+    fitting = (r for r in _HEIGHTS if _memory(setup, layer, place, r, comparison.blots) <= task.limit)
     rows = next(fitting, _HEIGHTS[-1])
     for top in range(0, ny, shard_rows):
         shard = Box(top, 0, min(top + shard_rows, ny), nx)

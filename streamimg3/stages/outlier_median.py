@@ -6,10 +6,10 @@ exposures, not with groups times mosaic.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,15 @@ from streamimg3.geometry import Box, TileGrid
 from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.drizzle import Kernel
 from streamimg3.kernels.outliers import nan_median
-from streamimg3.sky.pixmap import PixelMap
-from streamimg3.stages.layers import Setup, read_setup
+from streamimg3.stages.layers import Setup, layer_names, read_setup
+from streamimg3.stages.placement import Placed, by_tile
 from streamimg3.stages.tile_drizzle import Clock, drizzle_layers, task_memory
 from streamimg3.store import Observation
 
 F4 = NDArray[np.float32]
 ROOT = "outliers"
 _DECODE = 3  # copies of a shard while it is read: encoded, decoded, wanted
+_REST = 8 * 2**20  # what many groups hold beside pixels, measured
 _OBLIQUE = 1.02  # how much longer a side may be in the mosaic than in the exposure, beside the scale
 _THINNEST = 16  # rows of the thinnest band of a stack
 Tiles = tuple[tuple[int, int], ...]
@@ -45,32 +46,26 @@ class Group:
     windows: tuple[tuple[Box, ...], ...]
 
 
-def make_group(name: str, members: Sequence[int], setup: Setup, maps: Sequence[PixelMap]) -> Group:
+def make_group(name: str, members: Sequence[int], places: Sequence[Placed]) -> Group:
     """Find the tiles that the members of a group touch, and what of the members they need."""
-    grid = TileGrid(setup.shape, setup.tile)
-    reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
-    found: dict[tuple[int, int], dict[int, Box]] = {}
-    for bit in members:
-        for tile in grid.touching(maps[bit].around(reach)):
-            cells = maps[bit].touching(tile.box, reach)
-            if cells:
-                found.setdefault((tile.row, tile.col), {})[bit] = functools.reduce(Box.union, cells)
-    tiles = tuple((r, c, tuple(found[r, c])) for r, c in sorted(found))
-    return Group(name, tuple(members), tiles, tuple(tuple(found[r, c].values()) for r, c in sorted(found)))
+    found = list(by_tile((bit, places[bit]) for bit in members))
+    tiles = tuple((row, col, tuple(boxes)) for (row, col), boxes in found)
+    return Group(name, tuple(members), tiles, tuple(tuple(boxes.values()) for _, boxes in found))
 
 
 # ---------------------------------------------------------------- drizzle each group
 def group_tasks(setup: Setup, groups: Sequence[Group], map_bytes: int) -> list[Task]:
     """Return one task for each tile of each group, neighbours in the sky together."""
     grid = TileGrid(setup.shape, setup.tile)
+    names = layer_names(setup)
     tasks = []
     for number, group in enumerate(groups):
+        planes = [f"{ROOT}/{plane}[{number}]" for plane in setup.planes]
         for (row, col, bits), boxes in zip(group.tiles, group.windows, strict=True):
             tile = grid.tile(row, col)
             most, least = (n + 2 * map_bytes for n in task_memory(setup, boxes))
-            layers = [setup.layers[b] for b in bits]
-            reads = tuple((f"{la.path}[{la.row}]", b.as_tuple()) for la, b in zip(layers, boxes, strict=True))
-            writes = tuple((f"{ROOT}/{plane}[{number}]", tile.box.as_tuple()) for plane in setup.planes)
+            reads = tuple((names[bit], box.as_tuple()) for bit, box in zip(bits, boxes, strict=True))
+            writes = tuple(product(planes, (tile.box.as_tuple(),)))
             tasks.append(Task(f"{tile.key}g{number:04d}", most, least, reads, writes, (row, col, number, *bits)))
     return sorted(tasks, key=lambda t: t.key)
 
@@ -99,7 +94,7 @@ def threshold_tasks(setup: Setup, groups: Sequence[Group]) -> list[Task]:
         tasks.append(
             Task(
                 f"g{number:04d}", shard * (_DECODE + 2) + held, shard * (_DECODE + 2),
-                reads=tuple((f"{ROOT}/wht[{number}]", _box(setup, r, c).as_tuple()) for r, c, _ in group.tiles),
+                reads=tuple(product((f"{ROOT}/wht[{number}]",), (_box(setup, r, c).as_tuple() for r, c, _ in group.tiles))),
                 item=(number, *(i for r, c, _ in group.tiles for i in (r, c))),
             )
         )  # fmt: skip
@@ -149,12 +144,14 @@ def median_tasks(setup: Setup, groups: Sequence[Group]) -> list[Task]:
     for number, group in enumerate(groups):
         for row, col, _ in group.tiles:
             touched.setdefault((row, col), []).append(number)
+    names = [f"{ROOT}/sci[{number}]" for number in range(len(groups))]
+    planes = [f"{ROOT}/{plane}" for plane in _medians(setup)]
     tasks = []
     for (row, col), numbers in sorted(touched.items()):
         tile = TileGrid(setup.shape, setup.tile).tile(row, col)
         rows, least = tile.box.shape[0], _median_memory(setup, len(numbers), min(_THINNEST, tile.box.shape[0]))
-        reads = tuple((f"{ROOT}/sci[{n}]", tile.box.as_tuple()) for n in numbers)
-        writes = tuple((f"{ROOT}/{plane}", tile.box.as_tuple()) for plane in _medians(setup))
+        box = (tile.box.as_tuple(),)
+        reads, writes = tuple(product([names[n] for n in numbers], box)), tuple(product(planes, box))
         tasks.append(
             Task(tile.key, _median_memory(setup, len(numbers), rows), least, reads, writes, (row, col, *numbers))
         )
@@ -166,8 +163,8 @@ def _medians(setup: Setup) -> tuple[str, ...]:
 
 
 def _median_memory(setup: Setup, count: int, rows: int) -> int:
-    """Bytes for the median of bands of some rows: the stack, a weight being read with its codec, the result."""
-    return 4 * setup.tile * (rows * count + setup.tile * (_DECODE + 1))
+    """Bytes for the median of bands of some rows: the stack, a weight being read with its codec, the result, and a rest."""
+    return 4 * setup.tile * (rows * count + setup.tile * (_DECODE + 1)) + _REST
 
 
 def median_work(task: Task, *, obs: Observation, mark: str, thresholds: tuple[float | None, ...]) -> dict[str, float]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.geometry import Box, Tile, TileGrid
-from streamimg3.kernels.drizzle import Kernel
+from streamimg3.geometry import TileGrid
 from streamimg3.sky import footprint
 from streamimg3.sky.mosaic_frame import FrameOptions, MosaicFrame, given_frame, linear_terms, mosaic_frame
-from streamimg3.sky.pixmap import PixelMap, Sampling
+from streamimg3.sky.pixmap import Sampling
 from streamimg3.sky.wcs import Wcs
 from streamimg3.stages import tile_marks
 from streamimg3.stages.layers import (
@@ -24,6 +23,7 @@ from streamimg3.stages.layers import (
     Setup,
     flagged,
     integration_layers,
+    layer_names,
     make_layers,
     make_map,
     map_prefix,
@@ -32,6 +32,7 @@ from streamimg3.stages.layers import (
     reference,
     rough_map,
 )
+from streamimg3.stages.placement import Placed, by_tile, placed
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutputWcsDocument, ResampleDocument, StageCost, plain, utc_now
@@ -331,41 +332,37 @@ def _planned(obs: Observation, params: Params, wanted: Sequence[Target], rough: 
     tasks = []
     for target in wanted:
         setup = prepare(obs, params, target)
-        tasks += _tasks(setup, _maps(obs, setup, target, params, rough))
+        tasks += _tasks(setup, _places(obs, setup, target, params, rough))
     return tasks
 
 
-def _maps(obs: Observation, setup: Setup, target: Target, params: Params, rough: bool = False) -> list[PixelMap]:
-    if rough:
-        found = {e.record.index: rough_map(e, target.frame) for e in target.exposures}
-    else:
-        found = {
-            e.record.index: make_map(obs, setup.maps, e, target.frame, params.sampling).bare for e in target.exposures
-        }
+def _places(obs: Observation, setup: Setup, target: Target, params: Params, rough: bool = False) -> list[Placed]:
+    """Where the layers lie; one map is held at a time."""
+    found: dict[int, Placed] = {}
+    for exposure in target.exposures:
+        if rough:
+            made = rough_map(exposure, target.frame)
+        else:
+            made = make_map(obs, setup.maps, exposure, target.frame, params.sampling)
+        found[exposure.record.index] = placed(made, setup)
     return [found[layer.exposure] for layer in setup.layers]  # the integrations of a cube share one
 
 
-def _tasks(setup: Setup, maps: Sequence[PixelMap]) -> list[Task]:
+def _tasks(setup: Setup, places: Sequence[Placed]) -> list[Task]:
     """Tasks in row-major order of tiles."""
-    grid = TileGrid(setup.shape, setup.tile)
-    reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
-    windows: dict[tuple[int, int], dict[int, Box]] = {}
-    for layer, found in zip(setup.layers, maps, strict=True):
-        for tile in grid.touching(found.around(reach)):
-            cells = found.touching(tile.box, reach)
-            if cells:
-                windows.setdefault((tile.row, tile.col), {})[layer.bit] = functools.reduce(Box.union, cells)
-    if not windows:
+    grid, names = TileGrid(setup.shape, setup.tile), layer_names(setup)
+    planes = [f"{setup.path}/{plane}" for plane in setup.planes]
+    largest = max(place.nbytes for place in places)
+    tasks = []
+    for key, windows in by_tile(zip((layer.bit for layer in setup.layers), places, strict=True)):
+        tile = grid.tile(*key)
+        most, least = (n + 2 * largest for n in task_memory(setup, list(windows.values())))  # read, then unpacked
+        reads = tuple((names[bit], box.as_tuple()) for bit, box in windows.items())
+        writes = tuple(product(planes, (tile.box.as_tuple(),)))
+        tasks.append(Task(tile.key, most, least, reads, writes, (*key, *windows)))
+    if not tasks:
         raise InputError("no exposure touches the output image: check crval, crpix, output_shape or output_wcs")
-    largest = max(found.nbytes for found in maps)
-    return [_task(setup, grid.tile(*key), windows[key], largest) for key in sorted(windows)]
-
-
-def _task(setup: Setup, tile: Tile, windows: dict[int, Box], map_bytes: int) -> Task:
-    most, least = (n + 2 * map_bytes for n in task_memory(setup, list(windows.values())))  # read, then unpacked
-    reads = tuple((f"{setup.layers[b].path}[{setup.layers[b].row}]", box.as_tuple()) for b, box in windows.items())
-    writes = tuple((f"{setup.path}/{plane}", tile.box.as_tuple()) for plane in setup.planes)
-    return Task(tile.key, most, least, reads, writes, (tile.row, tile.col, *windows))
+    return tasks
 
 
 def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
@@ -457,8 +454,8 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
         runner.progress.note(f"{name}: unchanged, kept")
         same = kept.parameters == plain(params)
         return (kept, False) if same else (dataclasses.replace(kept, parameters=plain(params)), True)
-    maps = _maps(obs, setup, target, params)
-    tasks = _tasks(setup, maps)
+    places = _places(obs, setup, target, params)
+    tasks = _tasks(setup, places)
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
     marks = tile_marks.marks_of(setup, target.exposures, tasks, params.sampling, target.exposures[0].record.bunit)
@@ -469,7 +466,7 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
     tile_marks.write_marks(obs, name, marks)
     obs.write_group(target.path, {"wcs": linear_terms(target.frame.wcs), "shape": list(setup.shape)})
-    known = {layer.exposure: m.error for layer, m in zip(setup.layers, maps, strict=True)}
+    known = {layer.exposure: place.error for layer, place in zip(setup.layers, places, strict=True)}
     errors = [None if math.isnan(error) else error for error in known.values()]
     return _document(setup, target, params, errors, StageCost.of(outcome)), True
 

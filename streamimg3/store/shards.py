@@ -1,324 +1,247 @@
-"""Shards written chunk by chunk: what comes is encoded at once, and no more than one chunk of it is held.
+"""Reads windows of the store's arrays: the chunks that a window touches, each checked, wherever the bytes lie.
 
-The bytes are those of Zarr v3's sharding (chunks in any order, then the index with its CRC-32C), so that any Zarr reads
-them. Zarr itself takes a shard whole, and several times the processor time and memory for it.
+The arrays are ordinary sharded Zarr arrays. Zarr itself asks for the chunks of a shard one after the other, and the faster
+reader for local disks does not check a chunk of which it needs a part; here nearby chunks come with one request, and
+every chunk's checksum is compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamimg3.errors import StoreError
-from streamimg3.store.backend import Backend, is_local, reason
 
-_EMPTY = 2**64 - 1  # offset and size of a chunk that is not stored
-_BEHIND = 4 * 2**20  # bytes between two calls that send a file's pages to disk
-_POLYNOMIAL = 0x82F63B78  # of CRC-32C (RFC 3720), bits reversed
+if TYPE_CHECKING:
+    from streamimg3.store.backend import Backend
 
-
-class _Sink(Protocol):
-    """Where the bytes of a shard go; it appears whole or not at all."""
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-
-    def commit(self) -> None:
-        """Let the shard appear."""
-
-    def discard(self) -> None:
-        """Leave nothing."""
+_ABSENT = 2**64 - 1  # offset of a chunk that is empty
+_CHECK = 4  # bytes of a checksum
+_AT_ONCE = 8 * 2**20  # packed bytes held at a time
+Index = tuple[int, ...]
+Span = tuple[int, int]
 
 
-class LocalShard:
-    """A shard on a local disk: a file beside its place, named as Zarr names files in the making, then renamed.
+class Blob(Protocol):
+    """An object of which ranges are read."""
 
-    Parameters
-    ----------
-    path : str
-        Its place.
-    cached : bool
-        Leave it in the system's page cache, for it is read soon. If not, its pages are sent to disk while it is written,
-        and others take their place: pages that the system has to find anew take several times as long to fill.
-    """
+    def tail(self, nbytes: int) -> bytes | None:
+        """Return the last bytes; None if it does not exist."""
 
-    def __init__(self, path: str, cached: bool = True) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._path, self._partial = path, f"{path}.{uuid.uuid4().hex}.partial"
-        self._file = open(self._partial, "xb", buffering=0)  # noqa: SIM115 (closed by commit or discard)
-        self._behind, self._cached = 0, cached or not hasattr(os, "posix_fadvise")
+    def ranges(self, spans: Sequence[Span]) -> list[bytes]:
+        """Return the bytes of some ranges ``(start, end)``."""
 
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        rest = memoryview(data)
-        while len(rest):  # an unbuffered file may take a part only
-            rest = rest[self._file.write(rest) :]
-        self._behind += len(data)
-        if self._behind >= _BEHIND:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Have the system begin to write what is new, and forget what is on disk; nobody waits for it."""
-        if not self._cached:
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        self._behind = 0
-
-    def commit(self) -> None:
-        """Let the shard appear."""
-        self._pass_on()
-        self._file.close()
-        os.replace(self._partial, self._path)
-
-    def discard(self) -> None:
-        """Leave nothing."""
-        self._file.close()
-        with suppress(FileNotFoundError):
-            os.remove(self._partial)
+    def close(self) -> None:
+        """Give back what it holds open."""
 
 
-@dataclass
-class GatheredShard:
-    """A shard for a place that takes whole blobs only.
+class LocalObject:
+    """A file of which ranges are read."""
 
-    Parameters
-    ----------
-    put : callable
-        Takes all the bytes.
-    """
+    def __init__(self, path: str) -> None:
+        self._file: int | None = None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self._file = os.open(path, os.O_RDONLY)
 
-    put: Callable[[bytes], None]
-    _found: bytearray = field(default_factory=bytearray)
+    def tail(self, nbytes: int) -> bytes | None:
+        """Return the last bytes; None if there is no file."""
+        if self._file is None:
+            return None
+        return os.pread(self._file, nbytes, max(0, os.fstat(self._file).st_size - nbytes))
 
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._found += data
+    def ranges(self, spans: Sequence[Span]) -> list[bytes]:
+        """Return the bytes of some ranges."""
+        assert self._file is not None
+        return [os.pread(self._file, end - start, start) for start, end in spans]
 
-    def commit(self) -> None:
-        """Let the shard appear."""
-        self.put(bytes(self._found))
-
-    def discard(self) -> None:
-        """Leave nothing."""
-        self._found.clear()
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How an array is cut and encoded.
+class Sharding:
+    """How an array is cut and packed.
 
     Parameters
     ----------
-    shape, chunk, shard : tuple of int
-        Of the array, of an inner chunk, of a shard.
+    shape, shard, chunk : tuple of int
+        Of the array, of an object and of what is packed by itself.
     dtype : dtype
-        Little-endian.
-    fill : float or int
-        Chunks of nothing else are not stored.
-    encode : callable
-        Encodes a chunk.
+        Of the values, little-endian.
+    fill : scalar
+        Value of what is not stored.
+    checked : bool
+        Whether chunks carry a checksum.
     """
 
-    shape: tuple[int, ...]
-    chunk: tuple[int, ...]
-    shard: tuple[int, ...]
+    shape: Index
+    shard: Index
+    chunk: Index
     dtype: np.dtype[Any]
-    fill: float
-    encode: Callable[[NDArray[np.generic]], bytes] = field(repr=False)
+    fill: Any
+    checked: bool
+
+    @classmethod
+    def of(cls, array: Any) -> Sharding | None:
+        """Return how a Zarr array is cut, None if it is packed in another way than this module reads."""
+        codecs = array.metadata.to_dict()["codecs"]
+        if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
+            return None
+        inner = codecs[0]["configuration"]
+        names = [c["name"] for c in inner["codecs"]]
+        plain = [c["name"] for c in inner["index_codecs"]] == ["bytes", "crc32c"] and inner["index_location"] == "end"
+        keyed = array.metadata.chunk_key_encoding.to_dict() == {"name": "default", "configuration": {"separator": "/"}}
+        little = array.dtype.itemsize == 1 or inner["codecs"][0]["configuration"]["endian"] == "little"
+        if names not in (["bytes", "blosc"], ["bytes", "blosc", "crc32c"]) or not (plain and keyed and little):
+            return None
+        return cls(array.shape, array.shards, array.chunks, array.dtype, array.fill_value, names[-1] == "crc32c")
 
     @property
-    def chunks(self) -> tuple[int, ...]:
-        """Chunks in a shard."""
+    def per_shard(self) -> Index:
+        """Chunks of a shard along each axis."""
         return tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
 
-
-def cut_of(array: Any, path: str) -> Cut:
-    """Return how a Zarr array is cut and encoded.
-
-    Raises
-    ------
-    StoreError
-        If it is not encoded as this package's stacks are.
-    """
-    from numcodecs.blosc import Blosc
-
-    shuffles = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-    try:
-        (sharding,) = array.metadata.to_dict()["codecs"]
-        inner = sharding["configuration"]
-        to_bytes, blosc = inner["codecs"]
-        index = [codec["name"] for codec in inner["index_codecs"]]
-        known = (sharding["name"], to_bytes["name"], blosc["name"], *index, inner["index_location"])
-        given = blosc["configuration"]
-        shuffle = shuffles[given["shuffle"]]
-        if known != ("sharding_indexed", "bytes", "blosc", "bytes", "crc32c", "end"):
-            raise ValueError(known)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not encoded as its ingest leaves it: remove the store and ingest again") from error
-    encoder = Blosc(given["cname"], clevel=given["clevel"], shuffle=shuffle, blocksize=given["blocksize"])
-    chunk = tuple(int(n) for n in inner["chunk_shape"])
-    encode = cast(Callable[[NDArray[np.generic]], bytes], encoder.encode)  # the size of an element is the array's
-    return Cut(array.shape, chunk, array.shards, array.dtype.newbyteorder("<"), array.fill_value, encode)
-
-
-class ShardWriter:
-    """One shard in the making.
-
-    Parameters
-    ----------
-    cut : Cut
-        How its array is cut.
-    number : tuple of int
-        Place of the shard among all, along each axis.
-    sink : LocalShard or GatheredShard
-        Where its bytes go.
-    """
-
-    def __init__(self, cut: Cut, number: tuple[int, ...], sink: _Sink) -> None:
-        self._cut, self._sink = cut, sink
-        begin = [n * s for n, s in zip(number, cut.shard, strict=True)]
-        self._size = tuple(min(s, n - b) for s, n, b in zip(cut.shard, cut.shape, begin, strict=True))
-        self._index = np.full((*cut.chunks, 2), _EMPTY, "<u8")
-        self._offset = 0
-
     @property
-    def empty(self) -> bool:
-        """Whether no chunk has been stored."""
-        return self._offset == 0
-
-    def put(self, start: tuple[int, ...], values: NDArray[np.generic]) -> None:
-        """Encode and write whole chunks.
-
-        Parameters
-        ----------
-        start : tuple of int
-            First pixel in the shard, along each axis.
-        values : ndarray, of as many axes
-            Pixels; they end where a chunk does, or the shard, or the array.
-
-        Raises
-        ------
-        ValueError
-            If they do not begin and end so.
-        """
-        chunk = self._cut.chunk
-        stop = tuple(a + n for a, n in zip(start, values.shape, strict=True))
-        for a, b, c, size in zip(start, stop, chunk, self._size, strict=True):
-            if a % c or (b % c and b != size) or b > size:
-                raise ValueError(f"{start}..{stop} are no whole chunks of {chunk} in a shard of {self._size}")
-        for first in product(*(range(0, n, c) for n, c in zip(values.shape, chunk, strict=True))):
-            piece = values[tuple(slice(f, f + c) for f, c in zip(first, chunk, strict=True))]
-            place = tuple((a + f) // c for a, f, c in zip(start, first, chunk, strict=True))
-            self._put(place, piece)
-
-    def _put(self, place: tuple[int, ...], piece: NDArray[np.generic]) -> None:
-        cut = self._cut
-        if _is_all(piece, cut.fill):
-            return
-        if piece.shape != cut.chunk:  # at the rim of the array
-            whole = np.full(cut.chunk, cut.fill, cut.dtype)
-            whole[tuple(slice(n) for n in piece.shape)] = piece
-            piece = whole
-        data = cut.encode(np.ascontiguousarray(piece, cut.dtype))
-        self._sink.write(data)
-        self._index[place] = self._offset, len(data)
-        self._offset += len(data)
-
-    def finish(self) -> None:
-        """Write the index, and let the shard appear."""
-        index = self._index.tobytes()
-        self._sink.write(index + crc32c(index).to_bytes(4, "little"))
-        self._sink.commit()
+    def index_bytes(self) -> int:
+        """Size of the table at the end of a shard: start and length of each chunk, and a checksum."""
+        return 16 * math.prod(self.per_shard) + _CHECK
 
 
-@contextmanager
-def writing(
-    backend: Backend, group: str, arrays: Mapping[str, Any], number: tuple[int, ...], cached: bool = True
-) -> Iterator[dict[str, ShardWriter]]:
-    """Write the same shard of several arrays side by side; they appear when the context ends well.
+def read_window(backend: Backend, path: str, sharding: Sharding, window: Sequence[Span]) -> NDArray[Any]:
+    """Return a window of an array.
 
     Parameters
     ----------
     backend : Backend
         The store.
-    group : str
-        Where the arrays are.
-    arrays : mapping
-        Their names, and the Zarr arrays.
-    number : tuple of int
-        Place of the shard along each axis.
-    cached : bool
-        See `LocalShard`.
+    path : str
+        Array in the store.
+    sharding : Sharding
+        How it is cut.
+    window : sequence of (int, int)
+        First and last place along each axis, half-open, within the array.
 
     Raises
     ------
     StoreError
-        If the bytes cannot be written, or the arrays are encoded otherwise than this package does.
+        If a chunk does not have its checksum or cannot be unpacked: the message names it.
     """
-    keys = {name: f"{group}/{name}/{array.metadata.encode_chunk_key(number)}" for name, array in arrays.items()}
-    cuts = {name: cut_of(array, f"{backend.url}/{group}/{name}") for name, array in arrays.items()}
+    out = np.empty([stop - start for start, stop in window], sharding.dtype)
+    scratch = np.empty(sharding.chunk, sharding.dtype)
+    for place in product(*(range(a // s, -(-b // s)) for (a, b), s in zip(window, sharding.shard, strict=True))):
+        key = "/".join([path, "c", *map(str, place)])
+        blob = backend.blob(key)
+        try:
+            _read_shard(blob, f"{backend.url}/{key}", _Part(sharding, place, window), out, scratch)
+        finally:
+            blob.close()
+    return out
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one shard, at its place among the shards, holds of a window."""
+
+    sharding: Sharding
+    place: Index
+    window: Sequence[Span]
+
+    def touched(self) -> list[Index]:
+        """Chunks that the window touches, by their place in the shard."""
+        axes = []
+        for (a, b), s, c, p in zip(self.window, self.sharding.shard, self.sharding.chunk, self.place, strict=True):
+            first, last = max(a - p * s, 0), min(b - p * s, s)
+            axes.append(range(first // c, -(-last // c)))
+        return list(product(*axes))
+
+    def overlap(self, chunk: Index) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where a chunk lies in the window, and which part of the chunk that is."""
+        there, here = [], []
+        cut = zip(self.window, self.sharding.shard, self.sharding.chunk, self.place, chunk, strict=True)
+        for (a, b), s, c, p, k in cut:
+            start = p * s + k * c
+            first, last = max(a, start), min(b, start + c)
+            there.append(slice(first - a, last - a))
+            here.append(slice(first - start, last - start))
+        return tuple(there), tuple(here)
+
+
+def _read_shard(blob: Blob, name: str, part: _Part, out: NDArray[Any], scratch: NDArray[Any]) -> None:
+    """Fill in what one shard holds of a window."""
+    sharding, chunks = part.sharding, part.touched()
+    packed = blob.tail(sharding.index_bytes)
+    index = None if packed is None else _index(packed, name, sharding)
+    there = [] if index is None else [(c, int(index[c][0]), int(index[c][1])) for c in chunks]
+    there = [entry for entry in there if entry[1] != _ABSENT]
+    for chunk in set(chunks) - {chunk for chunk, _, _ in there}:
+        out[part.overlap(chunk)[0]] = sharding.fill
+    for group in _groups(there):
+        spans = [(start, start + nbytes) for _, start, nbytes in group]
+        for (chunk, _, nbytes), data in zip(group, blob.ranges(spans), strict=True):
+            if len(data) != nbytes:
+                raise _damaged(name, chunk, f"{len(data)} of {nbytes} bytes")
+            _unpack(data, name, chunk, sharding.checked, scratch)
+            at, inside = part.overlap(chunk)
+            out[at] = scratch[inside]
+
+
+def _index(packed: bytes, name: str, sharding: Sharding) -> NDArray[np.uint64]:
+    """Starts and lengths of a shard's chunks."""
+    if len(packed) != sharding.index_bytes or _body(packed) is None:
+        raise _damaged(name, None, "the table of its chunks has not its checksum")
+    return np.frombuffer(packed[:-_CHECK], "<u8").reshape(*sharding.per_shard, 2)
+
+
+def _groups(entries: Sequence[tuple[Index, int, int]]) -> Iterator[list[tuple[Index, int, int]]]:
+    """Chunks with start and length in the order in which they lie; not too many bytes at a time."""
+    group: list[tuple[Index, int, int]] = []
+    held = 0
+    for entry in sorted(entries, key=lambda e: e[1]):
+        if group and held + entry[2] > _AT_ONCE:
+            yield group
+            group, held = [], 0
+        group.append(entry)
+        held += entry[2]
+    if group:
+        yield group
+
+
+def _unpack(data: bytes, name: str, chunk: Index, checked: bool, scratch: NDArray[Any]) -> None:
+    """Check a chunk and unpack it."""
+    from numcodecs import blosc
+
+    body = _body(data) if checked else data
+    if body is None:
+        raise _damaged(name, chunk, "it has not its checksum")
+    blosc.use_threads = False  # workers are processes
     try:
-        with ExitStack() as undo:
-            made = {}
-            for name, cut in cuts.items():
-                sink = _sink(backend, keys[name], cached)
-                undo.callback(sink.discard)
-                made[name] = ShardWriter(cut, number, sink)
-            yield made
-            for name, writer in made.items():
-                if writer.empty:  # nothing is stored where all pixels are empty
-                    backend.remove([keys[name]])
-                else:
-                    writer.finish()
-    except OSError as error:
-        raise StoreError(f"cannot write {backend.url}/{group}: {reason(error)}") from error
+        blosc.decompress(body, scratch)
+    except (RuntimeError, ValueError) as error:
+        raise _damaged(name, chunk, str(error)) from error
 
 
-def _sink(backend: Backend, key: str, cached: bool) -> LocalShard | GatheredShard:
-    if is_local(backend.url):
-        return LocalShard(f"{backend.url}/{key}", cached)
-    return GatheredShard(partial(backend.put, key))
+def _body(data: bytes) -> bytes | None:
+    """Return bytes without the checksum that ends them, None if that is not theirs."""
+    import google_crc32c
+
+    body = data[:-_CHECK]
+    found: int = google_crc32c.value(body)
+    return body if found == int.from_bytes(data[-_CHECK:], "little") else None
 
 
-def _is_all(piece: NDArray[np.generic], fill: float) -> bool:
-    """Whether pixels are nothing but the empty value; the first one tells in most cases."""
-    first = piece.flat[0]
-    if isinstance(fill, float | np.floating) and math.isnan(fill):
-        return bool(np.isnan(first)) and bool(np.isnan(piece).all())
-    return bool(first == fill) and bool((piece == fill).all())
-
-
-def _table() -> tuple[int, ...]:
-    found = []
-    for byte in range(256):
-        rest = byte
-        for _ in range(8):
-            rest = rest >> 1 ^ (_POLYNOMIAL if rest & 1 else 0)
-        found.append(rest)
-    return tuple(found)
-
-
-_TABLE = _table()
-
-
-def crc32c(data: bytes) -> int:
-    """Return the CRC-32C of a few bytes.
-
-    Examples
-    --------
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
-    """
-    rest = 0xFFFFFFFF
-    for byte in data:
-        rest = _TABLE[(rest ^ byte) & 0xFF] ^ rest >> 8
-    return rest ^ 0xFFFFFFFF
+def _damaged(name: str, chunk: Index | None, why: str) -> StoreError:
+    which = "" if chunk is None else f", chunk {'/'.join(map(str, chunk))} of it"
+    return StoreError(
+        f"cannot read {name}{which}: it is damaged ({why}); put it back from a copy, or make it again:"
+        " --force-ingest for exposures, or remove the store"
+    )

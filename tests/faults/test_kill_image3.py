@@ -25,11 +25,12 @@ MOMENTS = 6
 _PASSING = ("cost", "made", "meta")
 
 
-def _start(association: Path, folder: Path) -> subprocess.Popen[bytes]:
+def _start(association: Path, folder: Path, *more: object) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
     command = [
         sys.executable, "-m", "streamimg3", "run", "image3", str(association), "--output-dir", str(folder), "--workers", "2",
         "--memory", "4GiB", "--set", "resample.tile=256", "--set", "outlier_detection.tile=256",
+        *map(str, more),
     ]  # fmt: skip
     path = os.pathsep.join([str(Path(streamimg3.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     with (folder / "log").open("ab") as said:

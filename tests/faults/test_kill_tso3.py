@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -63,15 +64,13 @@ def test_killed(tmp_path: Path, spectra: bool) -> None:
     assert _start(tmp_path / "out", inputs, spectra).wait(timeout=300) == 0
     seconds, expected = time.monotonic() - begun, _result(tmp_path / "out")
     assert expected == _result(tmp_path / "warm")
-    killed = 0
     for moment in range(MOMENTS):
         folder = tmp_path / f"run{moment}"
         delay = seconds * (moment + random.Random(moment).random()) / MOMENTS
-        process = _start(folder, inputs, spectra)
-        if wait_for(delay, process):
-            kill_group(process)
-            killed += 1
+        while not wait_for(delay, process := _start(folder, inputs, spectra)):
+            shutil.rmtree(folder)
+            delay *= 0.7  # it was done before: the machine has more time for it than when it was measured
+        kill_group(process)
         again = _start(folder, inputs, spectra)
         assert again.wait(timeout=300) == 0, (folder / "log").read_text()
         assert _result(folder) == expected
-    assert killed >= MOMENTS - 1

@@ -259,7 +259,7 @@ KILLED = """
 import os, sys
 from streamimg3 import Session, ingest
 from streamimg3.store import layout
-from streamimg3.store.shards import LocalShard
+from streamimg3.store.shard_writer import LocalShard
 layout.SHARD_BYTES = int(sys.argv[1])
 left, commit = int(sys.argv[2]), LocalShard.commit
 def counted(*given):

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
+import obstore
 import pytest
+from obstore.store import MemoryStore
 
 from streamimg3.errors import InputError, StoreError
-from streamimg3.formats.publish import Product, _upload, open_product
+from streamimg3.formats import upload
+from streamimg3.formats.publish import Product, open_product
 
 
 @pytest.fixture
@@ -116,40 +120,44 @@ def test_unknown_kind_of_url() -> None:
         pass
 
 
-class _Upload:
-    """A multipart upload as s3fs does it: closing sends the rest, and only commit makes it visible."""
-
-    def __init__(self, events: list[str]) -> None:
-        self.events, self.closed = events, False
-
-    def open(self, path: str, mode: str, **how: object) -> _Upload:
-        assert how["autocommit"] is False
-        return self
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.events.append("write")
-        return len(data)
-
-    def close(self) -> None:
-        self.events.append("close")
-
-    def commit(self) -> None:
-        self.events.append("commit")
-
-    def discard(self) -> None:
-        self.events.append("discard")
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """An object store in memory, in place of the one that a URL names."""
+    store = MemoryStore()
+    monkeypatch.setattr(upload, "object_store", lambda url, options: store)
+    return store
 
 
-def test_upload_is_committed_or_discarded() -> None:
-    """A failed upload is aborted without sending what was left over."""
-    events: list[str] = []
-    with _upload(_Upload(events), "b/p", "s3://b/p") as product:  # type: ignore[arg-type]
-        product.write(b"abc")
-    assert events == ["write", "close", "commit"]
-    events.clear()
-    upload = _Upload(events)
-    with pytest.raises(RuntimeError), _upload(upload, "b/p", "s3://b/p") as product:  # type: ignore[arg-type]
-        product.write(b"abc")
+def _names(store: MemoryStore) -> list[str]:
+    return [item["path"] for page in obstore.list(store) for item in page]
+
+
+@pytest.mark.parametrize("size", [0, 3, upload.PART, 2 * upload.PART + 5])
+def test_upload_is_committed_or_discarded(objects: MemoryStore, size: int) -> None:
+    """Nothing is there before the end, and nothing at all after a failure, of small files and of large ones."""
+    data = np.random.default_rng(size).bytes(size)
+    with pytest.raises(RuntimeError, match="boom"), open_product("s3://b/p.fits", {}) as product:
+        product.write(data)
         raise RuntimeError("boom")
-    assert events == ["write", "discard"]
-    assert upload.closed
+    assert _names(objects) == []
+    with open_product("s3://b/p.fits", {}) as product:
+        for start in range(0, size, 7_000_000):
+            product.write(data[start : start + 7_000_000])
+        assert _names(objects) == []
+    assert bytes(obstore.get(objects, "p.fits").bytes()) == data
+
+
+def test_an_upload_that_breaks_off_is_told(objects: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong beside the writing is one line, and ends it soon."""
+
+    def put(store: MemoryStore, name: str, pieces: object, **how: object) -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(obstore, "put", put)
+    with (
+        pytest.raises(StoreError, match=r"^cannot write s3://b/p.fits \(the network is down\): check the address"),
+        open_product("s3://b/p.fits", {}) as product,
+    ):
+        for _ in range(10):
+            product.write(bytes(upload.PART // 2))
+    assert _names(objects) == []

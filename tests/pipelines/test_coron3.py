@@ -304,7 +304,7 @@ def test_plan_and_budget(files: Files, tmp_path: Path) -> None:
     """A plan names the tasks of all steps; a budget that is too small is refused before pixels are read."""
     session = Session(store=str(tmp_path / "x.zarr"), output_dir=str(tmp_path), workers=1)
     planned = api.plan("coron3", files.association, config.as_settings(files.steps()), session)
-    assert list(planned) == list(STEPS)
+    assert list(planned) == ["ingest", *STEPS]
     assert [len(planned[s]) for s in STEPS] == [4 + 1, 0, 2, 2 * (3 + 1), 1, 1]
     with pytest.raises(BudgetError, match="smallest budget"):
         go(files, tmp_path / "small", memory="10MiB")

@@ -189,6 +189,7 @@ def _kill_server_when(
 ) -> tuple[int, str, float]:
     """Start a run, kill the server some time after an event; returns exit code, what was said and seconds it took to give up."""
     command = [sys.executable, "-m", "streamimg3", *map(str, arguments), "--log-json", str(log)]
+    command += ["--storage-option", "retries=3"]  # so that it gives up sooner
     said = log.with_suffix(".err")
     with open(said, "wb") as file:
         process = subprocess.Popen(command, stderr=file, env=server.environment)

@@ -335,12 +335,3 @@ def test_an_outline_tells_the_tiles(angle: float, ratio: float, variant: int, sh
         for x0 in range(0, target.shape[1], 64):
             tile = Box(y0, x0, y0 + 64, x0 + 64)
             assert not found.touching(tile, 1.0) or rough.touching(tile, 2.0), tile
-
-
-def test_a_bare_map_finds_the_same_pixels_and_holds_no_values() -> None:
-    source = exposure(1)
-    found = pixel_map(source, mosaic_for(source, 33.0), Sampling())
-    bare = found.bare
-    assert bare.nbytes == found.nbytes and bare.coefficients.base is not None and bare.coefficients.strides == (0, 0, 0)
-    tile = Box(40, 30, 90, 80)
-    assert bare.around(1.0) == found.around(1.0) and bare.touching(tile, 1.0) == found.touching(tile, 1.0) != []

@@ -37,6 +37,14 @@ def test_what_is_missing_is_none(backend: Backend) -> None:
     assert backend.get("a") is None
 
 
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    backend = Backend(str(tmp_path / "mistyped" / "store"))
+    assert backend.get("zarr.json") is None and backend.keys("receipts") == []
+    backend.remove(["never"])
+    backend.remove_tree("scratch")
+    assert not list(tmp_path.iterdir())
+
+
 def test_keys_are_the_names_right_under_a_prefix(backend: Backend) -> None:
     for key in ("r/b", "r/a", "r/deep/c", "r/deep/d", "rest/e"):
         backend.put(key, b"x")
