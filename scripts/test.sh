@@ -27,6 +27,6 @@ case "${1:-}" in
     ;;
 *)
     . scripts/environment.sh "[test]"
-    python -m pytest -m "not ($long)" "$@"
+    python -m pytest -n auto --maxprocesses 4 -m "not ($long)" "$@"
     ;;
 esac
