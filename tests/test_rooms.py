@@ -198,7 +198,7 @@ def test_the_package_has_been_read() -> None:
     """The reader sees the imports that are known to be there."""
     tree = ast.parse((PACKAGE / "stages" / "resample.py").read_text())
     names = {name for _, name in imports_of(tree, "stages.resample")}
-    assert {"streamimg3.sky.pixmap.Sampling", "streamimg3.engine.Runner", "dataclasses.dataclass"} <= names
+    assert {"streamimg3.sky.footprint", "streamimg3.engine.Runner", "dataclasses.dataclass"} <= names
 
 
 PLANTED = [
