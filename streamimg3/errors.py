@@ -75,5 +75,5 @@ class TaskError(StreamImgError):
     ...     Runner().fold(lambda task: 1 // 0, [Task("tile", 0, 0)], 0)
     ... except TaskError as error:
     ...     print(error)
-    task tile failed: ZeroDivisionError: integer division or modulo by zero
+    task tile failed 2 times: ZeroDivisionError: integer division or modulo by zero
     """
