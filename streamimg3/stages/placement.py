@@ -22,6 +22,8 @@ class Placed:
     ----------
     windows : mapping of (int, int) to Box
         Row and column of each tile that it touches, and the pixels of the exposure that do.
+    reach : Box
+        Pixels of the mosaic beyond which it touches nothing.
     nbytes : int
         Size of its pixel map.
     error : float
@@ -32,6 +34,7 @@ class Placed:
     """
 
     windows: Mapping[tuple[int, int], Box]
+    reach: Box
     nbytes: int
     error: float
     slopes: tuple[tuple[float, float], tuple[float, float]] | None
@@ -40,12 +43,12 @@ class Placed:
 def placed(found: PixelMap, setup: Setup) -> Placed:
     """Return where an exposure lies, by its map."""
     reach = Kernel(setup.kernel, setup.pixfrac, setup.ratio).reach
-    windows = {}
-    for tile in TileGrid(setup.shape, setup.tile).touching(found.around(reach)):
+    windows, around = {}, found.around(reach)
+    for tile in TileGrid(setup.shape, setup.tile).touching(around):
         cells = found.touching(tile.box, reach)
         if cells:
             windows[tile.row, tile.col] = functools.reduce(Box.union, cells)
-    return Placed(windows, found.nbytes, found.error, slopes(found))
+    return Placed(windows, around, found.nbytes, found.error, slopes(found))
 
 
 def slopes(found: PixelMap) -> tuple[tuple[float, float], tuple[float, float]] | None:

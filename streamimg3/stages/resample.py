@@ -12,7 +12,7 @@ from itertools import product
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.receipts import Ledger, digest
 from streamimg3.errors import InputError
-from streamimg3.geometry import TileGrid
+from streamimg3.geometry import Box, TileGrid
 from streamimg3.sky import footprint
 from streamimg3.sky.mosaic_frame import MosaicFrame, given_frame, linear_terms, mosaic_frame
 from streamimg3.sky.wcs import Wcs
@@ -234,13 +234,21 @@ def _tasks(setup: Setup, places: Sequence[Placed]) -> list[Task]:
     return tasks
 
 
+def _in_part(task: Task, part: Sequence[int] | None) -> Task:
+    """Return the task of a tile for a box of it only, if one is given."""
+    if part is None:
+        return task
+    y0, x0, y1, x1 = part
+    return dataclasses.replace(task, writes=tuple((plane, (y0, x0, y1, x1)) for plane, _ in task.writes))
+
+
 def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
     """Make one tile and write all its planes.
 
     Parameters
     ----------
     task : Task
-        Its ``item`` is the tile's row and column and the layers that touch it.
+        Its ``item`` is the tile's row and column and the layers that touch it; ``writes`` says which part is made.
     obs : Observation
         The store.
     mark : str
@@ -254,7 +262,8 @@ def work(task: Task, *, obs: Observation, mark: str) -> dict[str, float]:
     setup = read_setup(obs, mark)
     row, col, *bits = task.item if isinstance(task.item, tuple) else (task.item, 0)
     tile = TileGrid(setup.shape, setup.tile).tile(row, col)
-    return drizzle_tile(obs, setup, [setup.layers[b] for b in bits], tile.box, task.limit)
+    part = Box(*task.writes[0][1])
+    return drizzle_tile(obs, setup, [setup.layers[b] for b in bits], (tile.box, part), task.limit)
 
 
 def run(obs: Observation, params: Params, runner: Runner) -> tuple[ResampleDocument, ...]:
@@ -327,9 +336,12 @@ def _make(obs: Observation, params: Params, runner: Runner, target: Target) -> t
     tasks = _tasks(setup, places)
     runner.check(tasks)
     ledger = Ledger(obs.backend, name, setup.digest)
-    marks = tile_marks.marks_of(setup, target.exposures, tasks, params.sampling, target.exposures[0].record.bunit)
+    reach, bunit = [place.reach for place in places], target.exposures[0].record.bunit
+    marks = tile_marks.marks_of(setup, target.exposures, tasks, params.sampling, bunit, reach)
     if _CREATED not in ledger.done():
         _begin(obs, setup, target, ledger, marks)
+    parts = tile_marks.read_marks(obs, name).parts
+    tasks = [_in_part(task, parts.get(task.key)) for task in tasks]
     obs.backend.sweep()
     setup.write(obs)
     outcome = runner.fill(partial(work, obs=obs, mark=setup.digest), tasks, ledger)
@@ -345,12 +357,15 @@ def _begin(obs: Observation, setup: Setup, target: Target, ledger: Ledger, marks
     name = ledger.stage
     before = tile_marks.read_marks(obs, name)
     kept = tile_marks.unchanged(before, marks)
+    parts = tile_marks.changed_parts(before, marks, TileGrid(setup.shape, setup.tile))
     obs.retract(name)
     ledger.forget_others(tile_marks.receipts_besides(obs, name))
-    if kept:
-        tile_marks.write_marks(obs, name, tile_marks.TileMarks(marks.canvas, {key: marks.tiles[key] for key in kept}))
+    if kept or parts:
+        still = {key: marks.tiles[key] for key in kept}
+        boxes = {key: list(box.as_tuple()) for key, box in parts.items()}
+        tile_marks.write_marks(obs, name, tile_marks.TileMarks(marks.canvas, still, marks.reach, boxes))
         obs.backend.remove_tree(f"{setup.path}/segmentation")
-        tile_marks.clear_tiles(obs, setup, kept)
+        tile_marks.clear_tiles(obs, setup, kept | parts.keys())
         for key in sorted(kept):
             ledger.mark(key)
     else:

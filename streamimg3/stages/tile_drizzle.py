@@ -78,7 +78,32 @@ class Sums:
         return cls(np.full((count, *shape), np.nan, np.float32), np.zeros((count, *shape), np.float32))
 
 
-def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: Box, limit: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Spot:
+    """Where planes of a tile are written: all of it, or a part, beside which it stays as it is in the store."""
+
+    obs: Observation
+    path: str
+    tile: Box
+    part: Box
+
+    @property
+    def whole(self) -> bool:
+        return self.part == self.tile
+
+    def put(self, plane: str, lead: tuple[int, ...], values: NDArray[np.generic]) -> None:
+        """Write the part; a shard is always written whole."""
+        path = f"{self.path}/{plane}"
+        if not self.whole:
+            old = self.obs.window(path, lead, self.tile)
+            old[self.part.within(self.tile)] = values
+            values = old
+        self.obs.write(path, lead, self.tile, values)
+
+
+def drizzle_tile(
+    obs: Observation, setup: Setup, layers: Sequence[Layer], boxes: tuple[Box, Box], limit: int
+) -> dict[str, float]:
     """Make all planes of one tile and write them.
 
     Parameters
@@ -89,8 +114,8 @@ def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: B
         Planes, kernel and frame.
     layers : sequence of Layer
         Those that touch the tile, in order.
-    box : Box
-        The tile's pixels in the mosaic.
+    boxes : pair of Box
+        The tile's pixels in the mosaic, and those of them that are made; the others stay as they are in the store.
     limit : int
         Memory granted, bytes.
 
@@ -99,28 +124,27 @@ def drizzle_tile(obs: Observation, setup: Setup, layers: Sequence[Layer], box: B
     dict
         Processor seconds by kind: read, map, drizzle, write.
     """
-    clock = Clock()
+    clock, box = Clock(), boxes[1]
+    spot = _Spot(obs, setup.path, *boxes)
     m = len(setup.noise)
     canvas = Canvas.blank((box.y0, box.x0), box.shape, (1 + setup.drizzle_err, m), "dq" in setup.planes)
     sums = Sums.blank(m, box.shape)
     depth = np.zeros(box.shape, np.uint16)
-    word = 0
-    for layer in layers:
-        if layer.bit // 32 != word:
-            _flush(obs, setup, canvas, depth, box, word, clock)
-            word = layer.bit // 32
-        _add(obs, setup, canvas, layer, box, limit, clock)
-        if m:
-            with clock.on("drizzle"):
-                index = {
-                    "var_rnoise": setup.noise.index("var_rnoise") if "var_rnoise" in setup.noise else -1,
-                    "weight": -2,
-                }
-                pixels.add_variances(
-                    canvas.noise, sums.values, sums.weights, index.get(layer.weight, -1), layer.constant
-                )
-    _flush(obs, setup, canvas, depth, box, word, clock)
-    _finish(obs, setup, canvas, sums, depth, box, clock)
+    for word in range(-(-len(setup.layers) // 32)):
+        for layer in (la for la in layers if la.bit // 32 == word):
+            _add(obs, setup, canvas, layer, box, limit, clock)
+            if m:
+                with clock.on("drizzle"):
+                    index = {
+                        "var_rnoise": setup.noise.index("var_rnoise") if "var_rnoise" in setup.noise else -1,
+                        "weight": -2,
+                    }
+                    pixels.add_variances(
+                        canvas.noise, sums.values, sums.weights, index.get(layer.weight, -1), layer.constant
+                    )
+        with clock.on("write"):
+            _flush(spot, setup, canvas, depth, word)
+    _finish(spot, setup, canvas, sums, depth, clock)
     return clock.seconds
 
 
@@ -271,20 +295,17 @@ def _blank_outside(valid: Box, box: Box, *planes: F8) -> None:
         plane[~keep] = np.nan
 
 
-def _flush(
-    obs: Observation, setup: Setup, canvas: Canvas, depth: NDArray[np.uint16], box: Box, word: int, clock: Clock
-) -> None:
+def _flush(spot: _Spot, setup: Setup, canvas: Canvas, depth: NDArray[np.uint16], word: int) -> None:
     """Write the context plane of 32 exposures, count them, and clear it for the next."""
-    with clock.on("write"):
+    any_here = bool(canvas.context.any())
+    if any_here:
         depth += np.bitwise_count(canvas.context.view(np.uint32))
-        if "con" in setup.planes and canvas.context.any():
-            obs.write(f"{setup.path}/con", (word,), box, canvas.context)
-        canvas.context[:] = 0
+    if "con" in setup.planes and (any_here or not spot.whole):
+        spot.put("con", (word,), canvas.context)
+    canvas.context[:] = 0
 
 
-def _finish(
-    obs: Observation, setup: Setup, canvas: Canvas, sums: Sums, depth: NDArray[np.uint16], box: Box, clock: Clock
-) -> None:
+def _finish(spot: _Spot, setup: Setup, canvas: Canvas, sums: Sums, depth: NDArray[np.uint16], clock: Clock) -> None:
     """Turn the sums into planes and write them."""
     divisor = np.float64(setup.ratio) if setup.measured else setup.ratio
     empty = canvas.weight == 0
@@ -306,4 +327,4 @@ def _finish(
     with clock.on("write"):
         for name in setup.planes:
             if name != "con":
-                obs.write(f"{setup.path}/{name}", (), box, planes[name])
+                spot.put(name, (), planes[name])

@@ -1,4 +1,4 @@
-"""What each tile of a mosaic was made from, so that a change redoes only the tiles it touches."""
+"""What each tile of a mosaic was made from, so that a change redoes only the tiles it touches, and of those the part it touches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
@@ -18,17 +19,32 @@ from streamimg3.stages.layers import Setup, flagged
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import revive
 
-_CODE = 1  # raised when what a tile is made from is told otherwise
+_CODE = 2  # raised when what a tile is made from is told otherwise
 _FILE = "tiles.json"
+_WHOLE = 0.8  # share of a tile above which all of it is made again
 _PLACE = ("exposure", "path", "row")  # of a layer: where its pixels lie, which changes none of them
 
 
 @dataclass(frozen=True)
 class TileMarks:
-    """The digest of the mosaic's frame and planes, and that of each finished tile's layers."""
+    """What the finished tiles of a mosaic were made from.
+
+    Parameters
+    ----------
+    canvas : str
+        Digest of its frame and planes.
+    tiles : dict of str to str
+        Digests of each tile's layers, in order.
+    reach : dict of str to list of int
+        For the digest of a layer, a box of mosaic pixels that holds all it can touch.
+    parts : dict of str to list of int
+        While the mosaic is being made: tiles of which only a box is made again.
+    """
 
     canvas: str = ""
     tiles: dict[str, str] = field(default_factory=dict)
+    reach: dict[str, list[int]] = field(default_factory=dict)
+    parts: dict[str, list[int]] = field(default_factory=dict)
 
 
 def read_marks(obs: Observation, name: str) -> TileMarks:
@@ -53,7 +69,12 @@ def receipts_besides(obs: Observation, name: str) -> list[str]:
 
 
 def marks_of(
-    setup: Setup, exposures: Sequence[Exposure], tasks: Sequence[Task], sampling: object, bunit: str | None
+    setup: Setup,
+    exposures: Sequence[Exposure],
+    tasks: Sequence[Task],
+    sampling: object,
+    bunit: str | None,
+    reach: Sequence[Box],
 ) -> TileMarks:
     """Return what the tiles of a mosaic will have been made from.
 
@@ -69,6 +90,8 @@ def marks_of(
         A dataclass: how pixel maps are made.
     bunit : str or None
         Unit of the image.
+    reach : sequence of Box
+        For each layer, mosaic pixels beyond which it touches nothing.
 
     Returns
     -------
@@ -88,11 +111,11 @@ def marks_of(
             {k: v for k, v in dataclasses.asdict(layer).items() if k not in _PLACE},
             exposure.record.checksums,
             _outliers(exposure) if flagged(exposure.observation) is not None and "outlier" in layer.planes else None,
-        )
+        )[:16]
         for layer, exposure in zip(setup.layers, exposures, strict=True)
     ]
-    made = {t.key: digest([layers[b] for b in t.item[2:]]) for t in tasks if isinstance(t.item, tuple)}
-    return TileMarks(canvas, made)
+    made = {t.key: " ".join(layers[b] for b in t.item[2:]) for t in tasks if isinstance(t.item, tuple)}
+    return TileMarks(canvas, made, {name: list(box.as_tuple()) for name, box in zip(layers, reach, strict=True)})
 
 
 def _outliers(exposure: Exposure) -> str:
@@ -114,8 +137,30 @@ def unchanged(before: TileMarks, now: TileMarks) -> set[str]:
     return {key for key, mark in now.tiles.items() if before.tiles.get(key) == mark}
 
 
+def changed_parts(before: TileMarks, now: TileMarks, grid: TileGrid) -> dict[str, Box]:
+    """Return the tiles of which a part need not be made again, and the box that must.
+
+    Beyond what the layers reach that have joined or left, the same ones contribute in the same order.
+    """
+    if before.canvas != now.canvas:
+        return {}
+    known = before.reach | now.reach
+    found = {}
+    for tile in grid:
+        old, new = (marks.tiles.get(tile.key, "").split() for marks in (before, now))
+        common = set(old) & set(new)
+        moved = [name for name in (*old, *new) if name not in common]
+        if not common or not moved or [n for n in old if n in common] != [n for n in new if n in common]:
+            continue
+        touched = [box for name in moved if (box := Box(*known[name]).intersect(tile.box))]
+        part = reduce(Box.union, touched) if touched else None
+        if part is not None and part.size <= _WHOLE * tile.box.size:
+            found[tile.key] = part
+    return found
+
+
 def clear_tiles(obs: Observation, setup: Setup, kept: Set[str]) -> None:
-    """Remove all tiles but those that are kept.
+    """Remove all tiles but those that are kept, as they are or in part.
 
     Those that no exposure touches any more must be empty; and of those that are made again, a context plane to which no
     exposure contributes is not written. A tile is one shard of every plane, so that its bytes go and nothing is read.

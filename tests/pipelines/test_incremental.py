@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from streamimg3 import Observation, Session, run
+from streamimg3.errors import TaskError
 from streamimg3.formats.simulate import Field, simulate
+from streamimg3.geometry import Box
 from streamimg3.stages import overviews
 from streamimg3.store.documents import OverviewDocument
 from tests.conftest import SKIP
@@ -68,6 +71,40 @@ def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], af
     assert [r.checksums for r in grown.records()] == [r.checksums for r in fresh.records()]
     again, _ = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept")
     assert sums_of(again) == sums_of(fresh)
+
+
+@pytest.mark.parametrize("tile", [128, 256, 608])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]), ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4]), ([0, 1, 2, 5], [0, 1, 2])],
+)
+def test_of_a_tile_only_the_part_that_changes(
+    field: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile: int, before: list[int], after: list[int]
+) -> None:
+    """The bytes are those of a fresh run, also where the run is stopped after the first tile and begun again."""
+    from streamimg3.stages import resample
+
+    steps = {"resample": GRID | {"tile": tile, "propagate_dq": True}}
+    make, made = resample.drizzle_tile, list[tuple[Box, Box]]()
+
+    def told(obs, setup, layers, boxes, limit):  # type: ignore[no-untyped-def]
+        made.append(boxes)
+        if len(made) == 2:
+            half = obs.window(f"{setup.path}/sci", (), boxes[0])
+            half[boxes[1].within(boxes[0])] = 1.0
+            obs.write(f"{setup.path}/sci", (), boxes[0], half)
+            raise RuntimeError("stopped")
+        return make(obs, setup, layers, boxes, limit)
+
+    _run(_with(field, before, tmp_path / "a"), tmp_path / "kept", **steps)
+    fresh, _ = _run(_with(field, after, tmp_path / "b"), tmp_path / "fresh", **steps)
+    monkeypatch.setattr(resample, "drizzle_tile", told)
+    with contextlib.suppress(TaskError):
+        _run(_with(field, after, tmp_path / "b"), tmp_path / "kept", **steps)
+    grown, _ = _run(_with(field, after, tmp_path / "b"), tmp_path / "kept", **steps)
+    assert any(part.size <= 0.8 * whole.size for whole, part in made)
+    assert all(whole.union(part) == whole for whole, part in made)
+    assert sums_of(grown) == sums_of(fresh)
 
 
 def test_the_whole_pipeline_is_equal_too(field: Path, tmp_path: Path) -> None:
