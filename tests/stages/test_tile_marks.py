@@ -59,5 +59,5 @@ def test_nearly_all_of_a_tile_is_all_of_it() -> None:
 
 def test_another_canvas_keeps_nothing() -> None:
     marks = _marks({"a": Box(0, 0, 40, 40), "b": Box(0, 0, 20, 20)}, ["a", "b"])
-    other = TileMarks("another", {key: "a" for key in marks.tiles}, marks.reach)
+    other = TileMarks("another", dict.fromkeys(marks.tiles, "a"), marks.reach)
     assert not changed_parts(marks, other, GRID) and not unchanged(marks, other)
