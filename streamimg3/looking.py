@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamimg3.api import open
-from streamimg3.engine.budget import SLACK, parse_size, resident, steady_allocator
+from streamimg3.engine.budget import MIB, SLACK, parse_size, resident, steady_allocator
 from streamimg3.errors import InputError
 from streamimg3.formats.names import absolute
 from streamimg3.reporting import LARGEST, Report, write_report
@@ -15,6 +15,8 @@ from streamimg3.store import Observation
 
 if TYPE_CHECKING:
     from xarray import Dataset
+
+_BESIDE = 256 * MIB  # for stamps that are written, where nobody says how much
 
 
 def open_dataset(url: str, chunks: Any = None, **options: Any) -> Dataset:
@@ -47,7 +49,7 @@ def cutouts(
     size: str | float | tuple[int, int],
     output: str | None = None,
     planes: Sequence[str] = ("sci",),
-    memory: str | int = "512MiB",
+    memory: str | int | None = None,
     **storage_options: str,
 ) -> Any:
     """Cut stamps out of a mosaic, sorted by chunk and in bounded memory.
@@ -65,8 +67,8 @@ def cutouts(
         the stamps are returned.
     planes : sequence of str
         Planes of the mosaic.
-    memory : str or int
-        For this process.
+    memory : str or int, optional
+        For this process, with all that it holds already; None = 256 MiB beside that, however much it is.
     **storage_options : str
         Credentials and endpoint.
 
@@ -98,7 +100,7 @@ def cutouts(
         from streamimg3.formats.cutout_files import write_stamps
 
         steady_allocator()
-        free = parse_size(memory) - resident() - 2 * SLACK
+        free = _BESIDE if memory is None else parse_size(memory) - resident() - 2 * SLACK
         return write_stamps(stamps, str(output), storage_options, free)
     from streamimg3.store.xarray_view import stamp_dataset
 
