@@ -19,7 +19,10 @@ case "${1:-}" in
 --long)
     . scripts/environment.sh "[test]"
     shift
-    python -m pytest -m "$long" "$@"
+    failed=0
+    python -m pytest -n auto --maxprocesses 4 -m "parity or s3 or browser" "$@" || failed=1
+    python -m pytest -m "scale or faults" "$@" || failed=1  # one by one: they measure memory, and kill
+    exit $failed
     ;;
 -m)
     . scripts/environment.sh "[test]"

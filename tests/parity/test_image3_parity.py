@@ -26,12 +26,11 @@ from scores import cosmic_rays, true_positions  # noqa: E402
 
 
 @pytest.mark.parity
-def test_small_image3_run(tmp_path: Path) -> None:
+def test_small_image3_run(tmp_path: Path, peer_python: str) -> None:
     """Every statement that four small exposures can show holds, or differs on purpose."""
     work = Path(os.environ.get("STREAMIMG3_PARITY_WORK", tmp_path))
     command = [sys.executable, str(ROOT / "scripts" / "parity.py"), "image3", "--small", "--work", str(work)]
-    if python := os.environ.get("STREAMIMG3_PEER_PYTHON"):
-        command += ["--peer-python", python]
+    command += ["--peer-python", peer_python]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]

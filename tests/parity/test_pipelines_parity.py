@@ -19,12 +19,11 @@ each = pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=list(PIPELINE
 
 @pytest.mark.parity
 @each
-def test_small_run(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_small_run(pipeline: Pipeline, tmp_path: Path, peer_python: str) -> None:
     """Every statement that a few small cases can show holds, or differs on purpose."""
     work = Path(os.environ.get("STREAMIMG3_PARITY_WORK", tmp_path))
     command = [sys.executable, str(ROOT / "scripts" / "parity.py"), pipeline.name, "--small", "--work", str(work)]
-    if python := os.environ.get("STREAMIMG3_PEER_PYTHON"):
-        command += ["--peer-python", python]
+    command += ["--peer-python", peer_python]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]

@@ -22,12 +22,11 @@ NORMAL = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @pytest.mark.parity
-def test_small_parity_run(tmp_path: Path) -> None:
+def test_small_parity_run(tmp_path: Path, peer_python: str) -> None:
     """The short list of cases is within tolerance, and every plane of every case has been looked at."""
     work = Path(os.environ.get("STREAMIMG3_PARITY_WORK", tmp_path))
     command = [sys.executable, str(ROOT / "scripts" / "parity.py"), "resample", "--small", "--work", str(work)]
-    if python := os.environ.get("STREAMIMG3_PEER_PYTHON"):
-        command += ["--peer-python", python]
+    command += ["--peer-python", peer_python]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
