@@ -120,6 +120,13 @@ def test_report(browser: Any, which: str, fewest: int, width: int, request: pyte
     browser.save_screenshot(str(page.with_name(f"{which}-{width}.png")))
 
 
+def _click(browser: Any, selector: str) -> None:
+    """Click on something that lies still in the middle of the window: a page that is still scrolling takes clicks elsewhere."""
+    element = browser.find_element(By.CSS_SELECTOR, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    element.click()
+
+
 def _use(browser: Any) -> None:
     """Zoom, switch overlays on, point at a source."""
     from selenium.webdriver import ActionChains
@@ -129,14 +136,14 @@ def _use(browser: Any) -> None:
     assert first["spread"] > 10 and first["sources"] == 0
     for do, change in (("in", 1.6), ("in", 1.6), ("out", 1 / 1.6)):
         before = browser.execute_script(CANVAS)
-        browser.find_element(By.CSS_SELECTOR, f"[data-do={do}]").click()
+        _click(browser, f"[data-do={do}]")
         after = browser.execute_script(CANVAS)
         assert after["scale"] == pytest.approx(before["scale"] * change, rel=1e-3) and after["hash"] != before["hash"]
-    browser.find_element(By.CSS_SELECTOR, "[data-do=fit]").click()
+    _click(browser, "[data-do=fit]")
     assert browser.execute_script(CANVAS) == first
     seen = {first["hash"]}
     for name in ("show-segments", "show-sources"):
-        browser.find_element(By.ID, name).click()
+        _click(browser, f"#{name}")
         seen.add(browser.execute_script(CANVAS)["hash"])
     assert len(seen) == 3 and browser.execute_script(CANVAS)["sources"] > 5
     x, y = browser.execute_script(

@@ -59,7 +59,7 @@ def test_one_request_in_twenty_goes_wrong(
     assert done.returncode == 0, done.stderr
     assert set(counts["faults"]) >= {"error", "slow", "hang", "cut"}  # type: ignore[call-overload]
     assert _sums(server, "five") == expected
-    assert len(server.keys("five/")) == 4 + 3
+    assert len(server.keys("five/")) == 4 + 3 + 3
 
 
 def test_the_server_is_killed_and_comes_back(
@@ -136,7 +136,7 @@ def test_uploads_that_are_cut_off(server: Server, cutting: Proxy, field: Path, t
     proxy.disturb(0.0)
     done = subprocess.run(line, env=server.environment_at(proxy.endpoint), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "resample: unchanged, kept" in done.stderr and len(server.keys("cut/")) == 4 + 3
+    assert "resample: unchanged, kept" in done.stderr and len(server.keys("cut/")) == 4 + 3 + 3
 
 
 def test_two_runs_on_one_store(server: Server, association: str, expected: dict[str, str]) -> None:
