@@ -122,7 +122,7 @@ def test_report(browser: Any, which: str, fewest: int, width: int, request: pyte
 
 def _click(browser: Any, selector: str) -> None:
     """Click on something that lies still in the middle of the window: a page that is still scrolling takes clicks elsewhere."""
-    element = browser.find_element(By.CSS_SELECTOR, selector)
+    element = browser.find_element("css selector", selector)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
     element.click()
 
