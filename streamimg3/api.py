@@ -13,7 +13,7 @@ from streamimg3 import companions, config
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import InputError
+from streamimg3.errors import BudgetError, InputError
 from streamimg3.forecast import summary
 from streamimg3.formats.names import absolute
 from streamimg3.ingestion import Missing, bring_headers, bring_pixels, opened
@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 _LOOPS = 64 * MIB  # compiled loops of time series, measured
+_ALL_LOOPS = 90 * MIB  # those of all steps
+_GROWN = 24 * MIB  # by which a process that does all steps grows from the first to the last
 
 if TYPE_CHECKING:
     from streamimg3.pipelines import coron3, image2, image3, tso3
@@ -174,7 +176,7 @@ def _after_loading(tasks: Sequence[Task], runner: Runner, full: Callable[[], Non
     """Return tasks with what the loops take that this process, if it works alone, has not loaded yet."""
     name = "streamimg3.kernels.ready_series" if full is load_series else "streamimg3.kernels.ready"
     more = _LOOPS if runner.workers == 1 and runner.load is not full and name not in sys.modules else 0
-    return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
+    return _with(tasks, more)
 
 
 def plan(
@@ -275,8 +277,21 @@ def _require(
     coming = [*missing.means, *missing.tasks] if missing is not None else []
     if params.pipeline == "image2" and not any(planned.values()):
         full = runner.load  # nothing is rectified
-    runner.require([*coming, *_after_loading([*chain(*planned.values()), *products], runner, full)])
+    steps = _after_loading([*chain(*planned.values()), *products], runner, full)
+    try:
+        if runner.require([*coming, *steps]).workers == 1 < runner.workers:  # this process does it all
+            runner.require([*coming, *_with(steps, _ALL_LOOPS + _GROWN)])
+    except BudgetError:
+        if runner.workers == 1:
+            raise
+        full()  # not by estimate, then
+        runner.require([*coming, *_with(steps, _GROWN)])
     return full
+
+
+def _with(tasks: Sequence[Task], more: int) -> list[Task]:
+    """Return tasks that hold so many bytes more."""
+    return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
 
 
 def run_settings(

@@ -146,8 +146,8 @@ class Runner:
         self.load()  # this process is the worker: what it loads counts as the driver's
         return share(self.memory, self.workers, tasks)
 
-    def require(self, tasks: Sequence[Task]) -> None:
-        """Refuse a budget that cannot hold tasks that are to come, whoever will work on them.
+    def require(self, tasks: Sequence[Task]) -> Share:
+        """Refuse a budget that cannot hold tasks that are to come, whoever will work on them; returns how it is shared.
 
         Raises
         ------
@@ -156,13 +156,12 @@ class Runner:
         """
         give_back()  # headers that have been read, for example
         if isinstance(self._guests, Cluster):
-            self._shared(tasks)
-            return
+            return self._shared(tasks)
         try:
-            share(self.memory, self.workers, tasks)
+            return share(self.memory, self.workers, tasks)
         except BudgetError:
             self.load()  # said again with the numbers of a process that works alone
-            share(self.memory, self.workers, tasks)
+            return share(self.memory, self.workers, tasks)
 
     def _shared(self, tasks: Sequence[Task]) -> Share:
         """Share with the workers at hand as large as they have become; if fresh ones serve better, those are dismissed."""

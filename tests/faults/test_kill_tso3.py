@@ -49,6 +49,8 @@ def _result(folder: Path) -> dict[str, str]:
             sums[path] = hashlib.sha256(obs.array(path)[...].tobytes()).hexdigest()
     for file in sorted((store / "documents").iterdir()):
         tree = {k: v for k, v in json.loads(file.read_text()).items() if k not in _PASSING}
+        if file.name == "provenance.json":  # the rest of it tells where and when the run was
+            tree = tree["results"]
         sums[file.name] = json.dumps(tree, sort_keys=True)
     assert not list(folder.rglob("*.partial"))
     return sums | {p.name: "product" for p in folder.iterdir() if p.suffix in (".fits", ".ecsv")}

@@ -49,4 +49,6 @@ def test_budget_is_kept(
         )
     )
     assert measured.peak <= budget * MIB
-    assert len(server.keys(f"mem{workers}/")) == 4 + 3 + 3  # of each exposure; of the mosaic; report, its numbers, the run
+    assert (
+        len(server.keys(f"mem{workers}/")) == 4 + 3 + 3
+    )  # of each exposure; of the mosaic; report, its numbers, the run
