@@ -306,6 +306,7 @@ def main() -> int:
                 obstore.put(server.bucket(), f"{options.put.name}/{path.relative_to(options.put)}", path)
         print(f"export AWS_ENDPOINT_URL={server.endpoint} AWS_ACCESS_KEY_ID={KEY} AWS_SECRET_ACCESS_KEY={SECRET}")
         print(f"# the bucket is s3://{BUCKET}; Ctrl-C ends the server", flush=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, and its server with it
         try:
             signal.pause()
         except KeyboardInterrupt:

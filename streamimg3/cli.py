@@ -124,7 +124,10 @@ def run(
         else:
             told = origins_of(_layers(config_file, set_, grid_from))
             obs = api.run_settings(pipeline, inputs, settings, session, until, told)
-            reporter.note(f"store {obs.url}; open it with xarray.open_datatree({obs.url!r}, engine='zarr')")
+            plain = f"xarray.open_datatree({obs.url!r}, engine='zarr')"
+            reporter.note(
+                f"store {obs.url}; open it with {f'streamimg3.open({obs.url!r}).xarray()' if '://' in obs.url else plain}"
+            )
 
 
 @app.command()

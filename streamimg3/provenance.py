@@ -196,13 +196,20 @@ def read_record(url: str, options: Mapping[str, str]) -> ProvenanceDocument:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file, or it is no record.
     StoreError
-        If it is none, or newer than this software.
+        If it is damaged, or newer than this software.
     """
     from streamimg3.formats.local_copy import read_text
 
-    return ProvenanceDocument.from_json(read_text(url, options).encode(), url)
+    text = read_text(url, options)
+    try:
+        known = json.loads(text)["schema"].startswith("streamimg3/")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise InputError(f"{url} is not the record of a run: give the <product>_run.json that one has left")
+    return ProvenanceDocument.from_json(text.encode(), url)
 
 
 def differences(before: ProvenanceDocument, after: ProvenanceDocument) -> list[str]:

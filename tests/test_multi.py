@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 import streamimg3
 from streamimg3 import InputError, Observation, Session, run
 from streamimg3.formats.simulate import Field, simulate
+from streamimg3.store.documents import CatalogDocument
 from tests.conftest import SKIP, command_line
 
 
@@ -61,7 +63,11 @@ def test_catalogue(stores: dict[str, Observation], tmp_path: Path) -> None:
             assert error[k] == pytest.approx(np.sqrt((planes[name][1][inside] ** 2).sum()) * factor, rel=1e-4)
         circle = obs.array(f"catalog/{name}_aper0.12_flux")[...]
         assert np.isfinite(circle).sum() > 5
-    assert (tmp_path / "multi_cat.ecsv").exists()
+    table, document = Table.read(tmp_path / "multi_cat.ecsv"), obs.document(CatalogDocument)
+    assert document is not None
+    stored = {c.name.removesuffix(".ra").removesuffix(".dec") for c in document.columns}
+    assert set(table.colnames) == stored and {"f200w_aper0.12_flux", "f200w_aper0.12_flux_err"} <= stored
+    np.testing.assert_array_equal(table["f200w_aper0.12_flux"], obs.array("catalog/f200w_aper0.12_flux")[...])
 
 
 def test_same_again_and_chi2(stores: dict[str, Observation], tmp_path: Path) -> None:

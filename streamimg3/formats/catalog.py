@@ -103,7 +103,8 @@ def _grouped(columns: Sequence[CatalogColumn]) -> dict[str, list[CatalogColumn]]
     """Columns by the name they have in the table; the two axes of a position go together."""
     found: dict[str, list[CatalogColumn]] = {}
     for column in columns:
-        found.setdefault(column.name.split(".")[0], []).append(column)
+        name, _, axis = column.name.rpartition(".")
+        found.setdefault(name if axis in ("ra", "dec") else column.name, []).append(column)
     return found
 
 

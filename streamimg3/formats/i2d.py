@@ -101,7 +101,10 @@ def export_i2d(
     if packing is not None:
         from streamimg3.formats.fits_packed import write_packed
 
-        url = f"{url}.fz"
+        rounded = (
+            "" if packing.quantize is None else f"_q{packing.quantize:g}"
+        )  # not in the place of the one without loss
+        url = f"{url.removesuffix('.fits')}{rounded}.fits.fz"
         with open_product(url, options) as product:
             write_packed(product, units, packing.quantize)
         return url

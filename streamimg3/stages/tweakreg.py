@@ -331,6 +331,10 @@ def _aligned(
     name = f"FIT-LVL3-{params.absolute}" if reference is not None else ""
     done = tuple(_entry(one, place, name) for one, place in zip(listed, places, strict=True))
     lost = None if any(e.status == SUCCESS for e in done) else "no group could be aligned: see the exposures' reasons"
+    if lost and reference is not None and not refused:
+        lost += (
+            f"; without {params.absolute} what was fitted between exposures is not applied either, as in the reference"
+        )
     return AlignmentDocument(reason=lost, exposures=done, notes=tuple(notes))
 
 

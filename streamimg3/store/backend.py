@@ -212,6 +212,13 @@ class _Ranged:
         """Nothing is held open."""
 
 
+_METADATA = "169.254.169.254"  # where clients look for credentials when nobody has given any
+_NO_KEY = (
+    "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --storage-option key=… and secret=…"
+    " (anon=true for public buckets)"
+)
+
+
 def reason(error: Exception) -> str:
     """Return what went wrong in one short line; object stores answer with pages.
 
@@ -223,6 +230,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and _METADATA in lines[0]:
+        return _NO_KEY
     return lines[0][:300] if lines else type(error).__name__
 
 

@@ -46,6 +46,7 @@ def test_packed_without_loss(store: Observation, tmp_path: Path) -> None:
 
 def test_packed_with_rounding(store: Observation, tmp_path: Path) -> None:
     (packed,) = _export(store, tmp_path, "packed:16")
+    assert packed.name.endswith("_i2d_q16.fits.fz")
     with fits.open(packed) as hdus:
         sci, con = hdus["SCI"].data, hdus["CON"].data
     pixels = store.array("mosaic/sci")[...]
