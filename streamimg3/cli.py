@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from streamimg3 import api, config, looking
+from streamimg3 import __version__, api, config, looking
 from streamimg3.engine.budget import seldom_collect, show_size
 from streamimg3.errors import InputError, Interrupted, StreamImgError
 from streamimg3.multi import RADII
@@ -27,6 +27,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=__doc__ and "Combine dithered images in bounded memory; results open in xarray.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"streamimg3 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _general(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="say it and end")
+    ] = False,
+) -> None:
+    """Options of no command in particular."""
+
 
 Inputs = Annotated[list[str], typer.Argument(help="association JSON, FITS files, folders or patterns; paths or URLs")]
 Store = Annotated[

@@ -43,8 +43,6 @@ def test_catalogue(stores: dict[str, Observation], tmp_path: Path) -> None:
     planes = {n: [o.array(f"mosaic/{p}")[...].astype(float) for p in ("sci", "err")] for n, o in stores.items()}
     notes = obs.array("mosaic/sci").attrs  # the array is there
     assert notes["units"] == "MJy/sr"
-    from streamimg3.store.documents import CatalogDocument
-
     document = obs.document(CatalogDocument)
     assert document is not None and document.sources > 5
     sky = {text.split(":")[0]: float(text.split()[2]) for text in document.notes if "taken off" in text}

@@ -102,6 +102,13 @@ def test_replay(done: Path, tmp_path: Path) -> None:
     assert refused.returncode == 2 and "the store of the run itself" in refused.stderr
 
 
+def test_what_is_no_record(field: Path, tmp_path: Path) -> None:
+    """Somebody's own file is not called a damaged one."""
+    said = command_line("replay", field, "--output-dir", tmp_path)
+    assert said.returncode == 2 and said.stderr.strip().endswith("_run.json that one has left"), said.stderr
+    assert "is not the record of a run" in said.stderr and "remove" not in said.stderr
+
+
 def test_no_report(field: Path, tmp_path: Path) -> None:
     session = Session(output_dir=str(tmp_path), workers=1, report=False)
     streamimg3.run("image3", str(field), until="skymatch", session=session)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamimg3.errors import StoreError
-from streamimg3.store.backend import Backend, freeze, is_local, normalise
+from streamimg3.store.backend import Backend, freeze, is_local, normalise, reason
 
 NUMBERS = itertools.count()
 
@@ -76,6 +76,12 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path, call: str) -> None:
     backend = Backend(str(tmp_path / "file" / "store.zarr"))
     with pytest.raises(StoreError, match=rf"^cannot {call} [^\n]*file/store\.zarr/a/b: [^\n]+$"):
         backend.put("a/b", b"1") if call == "write" else backend.get("a/b")
+
+
+def test_nobody_has_given_credentials() -> None:
+    """Clients then ask an address inside a cloud, which tells nobody anything elsewhere."""
+    error = OSError("Error performing PUT http://169.254.169.254/latest/api/token in 3.1s, after 3 retries")
+    assert "AWS_ACCESS_KEY_ID" in reason(error) and "169" not in reason(error)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
