@@ -82,6 +82,8 @@ def export(
         return export_coron3(obs, session, runner, last)
     statuses = last.statuses if last else {}
     mosaics = run.mosaics if run else _mosaics(obs)
+    if run is None and mosaics and statuses.get("resample") == "SKIPPED":
+        session.progress.note("the mosaic is that of an earlier run: the last one made none")
     written = _streamed(obs, session, runner, statuses, mosaics)
     if statuses.get("source_catalog", "SKIPPED") != "SKIPPED":
         written += _catalog(obs, session)
