@@ -308,7 +308,7 @@ def test_plan_and_budget(files: Files, tmp_path: Path) -> None:
     assert [len(planned[s]) for s in STEPS] == [4 + 1, 0, 2, 2 * (3 + 1), 1, 1]
     with pytest.raises(BudgetError, match="smallest budget"):
         go(files, tmp_path / "small", memory="10MiB")
-    assert not list((tmp_path / "small").rglob("c/*"))
+    assert not list((tmp_path / "small").rglob("sci/c/*"))
 
 
 def test_bad_input(files: Files, tmp_path: Path) -> None:
