@@ -49,7 +49,7 @@ VARIABLES = {
     "background_var_rnoise": "variance of background due to read noise",
     "background_var_flat": "variance of background due to the flat field", "npixels": "pixels that were summed",
 }  # fmt: skip
-_BYTES = 44  # per pixel of an integration at hand: planes, flags, the same turned; sums and columns
+_BYTES = 56  # per pixel of an integration at hand: planes, flags, the same turned; sums and columns
 _CODE = 1  # raised when the numbers that a given input leads to change
 
 F8 = NDArray[np.float64]
