@@ -9,18 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError, StoreError
 from streamimg3.sky.correction import Correction
-from streamimg3.sky.mosaic_frame import MosaicFrame, Reference
-from streamimg3.sky.pixmap import PixelMap, Sampling, outline_map, pixel_map
+from streamimg3.sky.mosaic_frame import Reference
 from streamimg3.sky.wcs import Wcs
+from streamimg3.stages.pixel_maps import map_name
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, revive
 from streamimg3.store.flags import bad_bits
 from streamimg3.store.layout import FLAT_PLANES, VARIANCES
-
-_CODE = 1  # raised when the maps that a given input leads to change
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,8 @@ class Layer:
         Weight of a good pixel where ``weight`` is ``constant`` (1, or seconds).
     bad : int
         Flags that exclude a pixel.
+    map : str
+        Name of its pixel map.
     elsewhere : tuple of (str, str, int)
         Planes that do not lie under ``path`` at ``row``: name, array, and place in it.
     """
@@ -69,6 +68,7 @@ class Layer:
     weight: str
     constant: float
     bad: int
+    map: str
     elsewhere: tuple[tuple[str, str, int], ...] = ()
 
     def source(self, plane: str) -> tuple[str, int]:
@@ -193,6 +193,7 @@ def make_layers(obs: Observation, exposures: Sequence[Exposure], select: Selecti
                 weight,
                 constant,
                 bad_bits(good) if exposure.has("dq") else 0,
+                map_name(exposure),
             )
         )
     return tuple(layers)
@@ -261,42 +262,3 @@ def reference(exposure: Exposure) -> Reference:
     if r.ra_ref is None or r.dec_ref is None or r.roll_ref is None or r.v3yangle is None or r.vparity is None:
         return Reference.measured(exposure.wcs)
     return Reference(exposure.wcs, r.ra_ref, r.dec_ref, r.roll_ref, r.v3yangle, r.vparity)
-
-
-def map_prefix(frame: MosaicFrame, sampling: Sampling, exposures: Sequence[Exposure]) -> str:
-    """Return where the maps of exposures into a frame are kept: the steps that use the same frame share them."""
-    sources = [(e.record.checksums["wcs"], e.correction and dataclasses.asdict(e.correction)) for e in exposures]
-    text = frame.wcs.text.decode("latin-1")
-    return "scratch/maps/" + digest(_CODE, text, frame.shape, dataclasses.asdict(sampling), sources)
-
-
-def map_key(prefix: str, exposure: int) -> str:
-    """Return where a pixel map is kept."""
-    return f"{prefix}/{exposure:06d}.npz"
-
-
-def make_map(obs: Observation, prefix: str, exposure: Exposure, frame: MosaicFrame, sampling: Sampling) -> PixelMap:
-    """Return the map of an exposure into a mosaic; it is made once and kept in the store."""
-    key = map_key(prefix, exposure.record.index)
-    kept = obs.backend.get(key)
-    if kept is not None:
-        return PixelMap.from_bytes(kept)
-    try:
-        made = pixel_map(exposure.wcs, frame.wcs, sampling)
-    except InputError as error:
-        raise InputError(f"{exposure.record.url}: {error}") from error
-    obs.backend.put(key, made.to_bytes())
-    return made
-
-
-def rough_map(exposure: Exposure, frame: MosaicFrame) -> PixelMap:
-    """Return what an exposure's outline tells of its map: enough to know the tasks, about, before any map is made."""
-    return outline_map(exposure.s_region, exposure.record.shape, frame.wcs)
-
-
-def read_map(obs: Observation, prefix: str, exposure: int) -> PixelMap:
-    """Return a kept pixel map."""
-    data = obs.backend.get(map_key(prefix, exposure))
-    if data is None:
-        raise StoreError(f"{obs.url}/{map_key(prefix, exposure)} is missing: run the stage again")
-    return PixelMap.from_bytes(data)

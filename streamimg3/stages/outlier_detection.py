@@ -16,8 +16,9 @@ from streamimg3.sky.pixmap import Sampling
 from streamimg3.stages import outlier_flags as flags
 from streamimg3.stages import outlier_median as groups
 from streamimg3.stages import outlier_stack as stack
-from streamimg3.stages.layers import Selection, Setup, make_layers, make_map, map_prefix, reference, rough_map
+from streamimg3.stages.layers import Selection, Setup, make_layers, reference
 from streamimg3.stages.outlier_median import ROOT, Group
+from streamimg3.stages.pixel_maps import make_map, map_folder, rough_map
 from streamimg3.stages.placement import Placed, placed
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain, utc_now
@@ -146,7 +147,7 @@ def prepare(obs: Observation, params: Params) -> Work:
     planes = ("sci", "wht", "err") if by_median else ("sci", "wht")
     setup = Setup(
         "", ROOT, frame.shape, params.tile, planes, (), params.kernel, params.pixfrac, frame.ratio, frame.measured, None,
-        by_median, map_prefix(frame, params.sampling, exposures), frame.wcs.text.decode("latin-1"),
+        by_median, map_folder(frame, params.sampling), frame.wcs.text.decode("latin-1"),
         make_layers(obs, exposures, params.selection),
     )  # fmt: skip
     sky = obs.document(SkyDocument)

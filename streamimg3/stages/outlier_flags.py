@@ -16,8 +16,9 @@ from streamimg3.kernels.blot import blot
 from streamimg3.kernels.clip import clip_stream
 from streamimg3.kernels.outliers import REACH, Thresholds, resampled_outliers
 from streamimg3.sky.pixmap import PixelMap
-from streamimg3.stages.layers import Layer, Setup, read_map, read_setup
+from streamimg3.stages.layers import Layer, Setup, read_setup
 from streamimg3.stages.outlier_median import ROOT
+from streamimg3.stages.pixel_maps import read_map
 from streamimg3.stages.placement import Placed, placed
 from streamimg3.stages.tile_drizzle import Clock, read, window_map
 from streamimg3.store import Observation
@@ -101,7 +102,7 @@ def flag_work(task: Task, *, obs: Observation, mark: str, comparison: Comparison
     layer = setup.layers[task.item if isinstance(task.item, int) else task.item[0]]
     clock = Clock()
     with clock.on("map"):
-        found = read_map(obs, setup.maps, layer.exposure)
+        found = read_map(obs, setup.maps, layer.map)
     ny, nx = layer.shape
     _, (shard_rows, _) = chunking(layer.shape)
     place = placed(found, setup)

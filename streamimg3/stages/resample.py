@@ -24,13 +24,11 @@ from streamimg3.stages.layers import (
     integration_layers,
     layer_names,
     make_layers,
-    make_map,
-    map_prefix,
     noise_planes,
     read_setup,
     reference,
-    rough_map,
 )
+from streamimg3.stages.pixel_maps import forget_maps, make_map, map_folder, map_name, rough_map
 from streamimg3.stages.placement import Placed, by_tile, placed
 from streamimg3.stages.resample_params import Params as Params
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
@@ -99,11 +97,6 @@ class Target:
     alone: bool = False
     subtracted: Subtracted | None = None
 
-    @property
-    def sources(self) -> tuple[Exposure, ...]:
-        """Exposures whose maps into the frame are kept together."""
-        return self.exposures if self.alone or self.subtracted else self.exposures[0].observation.exposures()
-
 
 def targets(obs: Observation, params: Params) -> list[Target]:
     """Return the mosaics that a run makes: one of all exposures, or with ``single`` one per group, all in one frame."""
@@ -148,11 +141,11 @@ def prepare(obs: Observation, params: Params, target: Target) -> Setup:
     drizzle_err = params.single and params.enable_err and all(e.has("err") for e in chosen)
     planes = ["sci", "wht", "ncontrib"] + ["con"] * params.enable_ctx + ["dq"] * params.propagate_dq
     planes += ["err"] * bool(noise or drizzle_err) + list(noise if params.report_var and noise != ("err",) else ())
-    maps = map_prefix(frame, params.sampling, target.sources)
     fill = params.fill
     setup = Setup(
         "", target.path, frame.shape, params.tile, tuple(planes), noise, params.kernel, params.pixfrac, frame.ratio,
-        frame.measured, None if fill is None or math.isnan(fill) else fill, drizzle_err, maps, text, layers,
+        frame.measured, None if fill is None or math.isnan(fill) else fill, drizzle_err,
+        map_folder(frame, params.sampling), text, layers,
     )  # fmt: skip
     return dataclasses.replace(
         setup,
@@ -307,7 +300,17 @@ def _run(obs: Observation, params: Params, runner: Runner, wanted: Sequence[Targ
         obs.commit(document, document_name(document.path))
     if fresh:
         obs.backend.remove_tree("scratch")
+        _tidy_maps(obs, params, wanted)
     return tuple(document for document, _ in made.values())
+
+
+def _tidy_maps(obs: Observation, params: Params, made: Sequence[Target]) -> None:
+    """Keep the maps of the mosaic of all exposures: when one is added, those of the others are there."""
+    for target in made:
+        if target.path == "mosaic":
+            names = {map_name(exposure) for exposure in target.exposures}
+            return forget_maps(obs, map_folder(target.frame, params.sampling), names)
+    return forget_maps(obs)
 
 
 def document_name(path: str) -> str:

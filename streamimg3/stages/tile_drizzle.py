@@ -15,7 +15,8 @@ from streamimg3.geometry import Box
 from streamimg3.kernels import pixels, spline
 from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.sky.pixmap import PixelMap, exact_window
-from streamimg3.stages.layers import Layer, Setup, read_map
+from streamimg3.stages.layers import Layer, Setup
+from streamimg3.stages.pixel_maps import read_map
 from streamimg3.store import Observation
 from streamimg3.store.exposure import stored_wcs
 from streamimg3.store.layout import CHUNK, VARIANCES
@@ -162,7 +163,7 @@ def _add(obs: Observation, setup: Setup, canvas: Canvas, layer: Layer, box: Box,
     """Drizzle one exposure onto a tile, in bands that fit the memory."""
     kernel = Kernel(setup.kernel, setup.pixfrac, setup.ratio)
     with clock.on("map"):
-        found = read_map(obs, setup.maps, layer.exposure)
+        found = read_map(obs, setup.maps, layer.map)
     for window in bands(found.touching(box, kernel.reach), setup, limit - canvas_memory(setup)):
         patch = _patch(obs, setup, layer, found, window, clock)
         with clock.on("drizzle"):

@@ -126,6 +126,32 @@ def _whole():  # type: ignore[no-untyped-def]
     return Box(0, 0, 128, 128)
 
 
+def _maps(obs: Observation) -> dict[str, int]:
+    """The pixel maps that a store on disk keeps, and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in Path(obs.url, "receipts", "maps").glob("*/*")}
+
+
+def test_pixel_maps_are_made_once(field: Path, tmp_path: Path) -> None:
+    """Those of exposures that stay are there in the next run; what is not needed any more goes; a damaged one is made anew."""
+    first, _ = _run(_with(field, [0, 1, 2], tmp_path / "a"), tmp_path / "kept")
+    before = _maps(first)
+    assert len(before) == 3
+    grown, _ = _run(_with(field, [0, 1, 3], tmp_path / "b"), tmp_path / "kept")
+    after = _maps(grown)
+    assert len(after) == 3 and len(after.items() & before.items()) == 2
+    sums = sums_of(grown)
+    for number, path in enumerate(sorted(Path(grown.url, "receipts", "maps").glob("*/*"))):
+        data = path.read_bytes()
+        path.write_bytes((b"", data[: len(data) // 2], data[:2000] + b"?" * 64 + data[2064:])[number])
+    other: dict[str, Any] = {"resample": GRID | {"pixfrac": 0.9}}
+    _run(_with(field, [0, 1, 3], tmp_path / "b"), tmp_path / "kept", **other)
+    assert len(_maps(grown)) == 3 and not _maps(grown).items() & after.items()
+    again, _ = _run(_with(field, [0, 1, 3], tmp_path / "b"), tmp_path / "kept")
+    assert sums_of(again) == sums
+    smaller, _ = _run(_with(field, [0, 1, 3], tmp_path / "b"), tmp_path / "kept", resample={})
+    assert len(_maps(smaller)) == 3
+
+
 def test_an_exposure_that_moves(field: Path, tmp_path: Path) -> None:
     """A correction of one exposure redoes the tiles where it was and where it is."""
     from streamimg3.engine import Runner

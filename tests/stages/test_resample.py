@@ -25,7 +25,8 @@ from streamimg3.kernels.drizzle import Canvas, Kernel, Patch, drizzle
 from streamimg3.sky.mosaic_frame import MosaicFrame
 from streamimg3.sky.pixmap import PixelMap, Sampling, pixel_map
 from streamimg3.stages import resample
-from streamimg3.stages.layers import Layer, Setup, make_map
+from streamimg3.stages.layers import Layer, Setup
+from streamimg3.stages.pixel_maps import make_map
 from streamimg3.stages.resample import Params
 from streamimg3.stages.tile_drizzle import bands, canvas_memory, task_memory, window_map, window_memory
 from streamimg3.store.documents import ResampleDocument, SkyDocument
