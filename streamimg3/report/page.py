@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -88,14 +88,18 @@ def checks_html(checks: Sequence[QaCheck], where: bool = False) -> str:
 
 
 def table_html(table: Table) -> str:
-    """Return a table; numbers are set to the right."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in table.header)
+    """Return a table; columns of numbers, with their titles, are set to the right."""
+    kinds = [' class="number"' if _numeric(row[k] for row in table.rows) else "" for k in range(len(table.header))]
+    head = "".join(f"<th{kind}>{escape(h)}</th>" for kind, h in zip(kinds, table.header, strict=True))
     rows = "".join(
-        "<tr>" + "".join(f"<td{_kind(text)}>{escape(text)}</td>" for text in row) + "</tr>" for row in table.rows
+        "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True)) + "</tr>"
+        for row in table.rows
     )
     caption = f"<h3>{escape(table.caption)}</h3>" if table.caption else ""
     return f'{caption}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _kind(text: str) -> str:
-    return ' class="number"' if _NUMBER.fullmatch(text) else ""
+def _numeric(column: Iterable[str]) -> bool:
+    """Whether a column holds numbers, at least one, and nothing else."""
+    told = [text for text in column if text.strip(" -–—")]
+    return bool(told) and all(_NUMBER.fullmatch(text) for text in told)

@@ -19,12 +19,13 @@ _MOST = 3000  # points of one series; more are thinned out evenly
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: what is along it, whether it is logarithmic, its ends (None = by the values)."""
+    """One axis: what is along it, whether it is logarithmic, its ends (None = by the values), whether it counts things."""
 
     label: str
     log: bool = False
     low: float | None = None
     high: float | None = None
+    whole: bool = False
 
 
 @dataclass
@@ -193,17 +194,17 @@ def _scale(limits: tuple[float, float], log: bool, start: float, end: float) -> 
     return place
 
 
-def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return round numbers inside a range.
+def ticks(low: float, high: float, count: int = 6, whole: bool = False) -> list[float]:
+    """Return round numbers inside a range, only integers if they are to be ``whole``.
 
     Examples
     --------
-    >>> ticks(0.0, 1.0)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> ticks(0.0, 1.0), ticks(0.6, 2.4, whole=True)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [1.0, 2.0])
     """
-    raw = (high - low) / count
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in ((1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -246,7 +247,7 @@ def _frame(
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = [f'<rect class="box" x="{_LEFT}" y="{_TOP}" width="{right - _LEFT}" height="{bottom - _TOP}"/>']
     xpower, ypower = _power(xlim, plot.x), _power(ylim, plot.y)
-    for value in _log_ticks(*xlim) if plot.x.log else ticks(*xlim):
+    for value in _log_ticks(*xlim) if plot.x.log else ticks(*xlim, whole=plot.x.whole):
         at = px(value)
         parts.append(f'<path class="grid" d="M{at:.1f} {_TOP}V{bottom}"/>')
         parts.append(

@@ -103,7 +103,7 @@ def _residuals(obs: Observation, judge: Judge, scale: float) -> list[Figure]:
     said = (
         f"{len(first)} stars, each with the nearest one of another exposure within 1.5 pixel; median {spread:.1f} mas."
     )
-    by_exposure = Plot(Axis("exposure"), Axis("median residual, mas"))
+    by_exposure = Plot(Axis("exposure", whole=True), Axis("median residual, mas"))
     numbers = np.unique(exposure[first]).astype(float)
     for part, name, colour in ((east, "east", "#2563eb"), (north, "north", "#d97706")):
         medians = [float(np.median(part[exposure[first] == n])) for n in numbers]

@@ -50,7 +50,7 @@ def background(obs: Observation) -> Section | None:
         plot.line([0.5, len(before) + 0.5], [0, 0], colour="#64748b")
         figures.append(Figure("Overlaps", plot.svg(), "Sky of one item minus that of the other where they overlap."))
     if known:
-        levels = Plot(Axis("exposure"), Axis(f"level, {unit}"))
+        levels = Plot(Axis("exposure", whole=True), Axis(f"level, {unit}"))
         at = [i for i, v in enumerate(document.levels) if v is not None]
         levels.bars(at, known, titles=[f"{names[i]}: {show(v)}" for i, v in zip(at, known, strict=True)])
         figures.append(Figure("Levels", levels.svg(), "What is taken off each exposure."))

@@ -61,7 +61,7 @@ def _shifts(found: Sequence[AlignedReferences], names: dict[int, str]) -> Figure
 
 
 def _factors(found: Sequence[AlignedReferences], names: dict[int, str]) -> Figure:
-    plot = Plot(Axis("reference image"), Axis("reference over science", log=True))
+    plot = Plot(Axis("reference image", whole=True), Axis("reference over science", log=True))
     for number, one in enumerate(found):
         plot.points(
             np.arange(1.0, len(one.beta) + 1), one.beta, _short(names[one.exposure], number), _colour(number), size=3.5

@@ -37,7 +37,7 @@ def outliers(obs: Observation) -> Section | None:
     titles = [
         f"{r.name}: {n} pixels, {100 * f:.3f} %" for r, n, f in zip(records, document.flagged, fraction, strict=True)
     ]
-    plot = Plot(Axis("exposure"), Axis("flagged, %"))
+    plot = Plot(Axis("exposure", whole=True), Axis("flagged, %"))
     plot.bars([r.index for r in records], [100 * f for f in fraction], titles=titles)
     figures = [Figure("Flagged by exposure", plot.svg())]
     rates = on_sources(obs)
@@ -45,7 +45,7 @@ def outliers(obs: Observation) -> Section | None:
         source, sky = rates
         why = f"{100 * source:.3f} % of the pixels on sources, {100 * sky:.3f} % of those on the sky"
         judge.at_most("flag rate on sources over sky", source / sky if sky else math.nan, 3.0, 10.0, "", why)
-        bars = Plot(Axis("1 sources, 2 sky", low=0.4, high=2.6), Axis("flagged, %"))
+        bars = Plot(Axis("1 sources, 2 sky", low=0.4, high=2.6, whole=True), Axis("flagged, %"))
         bars.bars([1.0, 2.0], [100 * source, 100 * sky], titles=["sources", "sky"], width=0.6)
         said = f"Cosmic rays fall everywhere alike: sources should not lose many more. {why}."
         figures.append(Figure("On sources and on the sky", bars.svg(), said))

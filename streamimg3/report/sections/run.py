@@ -105,13 +105,13 @@ def costs(obs: Observation) -> Section | None:
         judge.told("peak memory of all stages", peak, "MiB")
     judge.told("processor time", sum(c.cpu_s for _, c in found), "s", "when the steps last did something")
     head = ("step", "wall s", "processor s", "peak MiB", "tasks", "kept", "of these, seconds")
-    plot = Plot(Axis("step"), Axis("seconds"))
+    plot = Plot(Axis("step", whole=True), Axis("seconds"))
     order = list(range(1, len(found) + 1))
     plot.bars([n - 0.2 for n in order], [c.wall_s for _, c in found], "wall", "#94a3b8", [s for s, _ in found], 0.38)
     plot.bars(
         [n + 0.2 for n in order], [c.cpu_s for _, c in found], "processor", titles=[s for s, _ in found], width=0.38
     )
-    memory = Plot(Axis("step"), Axis("peak memory, MiB"))
+    memory = Plot(Axis("step", whole=True), Axis("peak memory, MiB"))
     memory.bars(order, [c.peak_rss / MIB for _, c in found], titles=[s for s, _ in found], width=0.6)
     if budget:
         memory.line([0.5, len(found) + 0.5], [budget, budget], "declared", "#db2777", "5 4")
