@@ -182,7 +182,7 @@ def _after_loading(tasks: Sequence[Task], runner: Runner, full: Callable[[], Non
 def plan(
     pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
 ) -> dict[str, list[Task]]:
-    """Return the tasks of every step; reads headers, no pixel.
+    """Return the tasks of every step; reads headers, no pixel, and leaves nothing but what it adds to a store that is there.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def plan(
     params = parameters(pipeline, settings, session.progress)
     session = _loading(session, params)
     given = companions.output_wcs(params, session)
-    with session.writing():
+    with session.drafting(), session.writing():
         obs, missing = opened(inputs, session, params)
         if given is not None:
             obs.commit(given)

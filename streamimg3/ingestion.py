@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from streamimg3.pipelines import coron3, image2, image3, tso3
     from streamimg3.store import ExposureRecord
 
+_CREATED = "_created"
 _LIBRARIES = 32 * MIB  # astropy's FITS
 _WCS_LIBRARIES = 64 * MIB  # gwcs, asdf and its schemas
 _LABELS = 32 * MIB  # metadata trees of an exposure, as they are and as text
@@ -112,6 +113,10 @@ def bring_headers(
     members = association.members if plan else association.exposures
     prints = door.fingerprints(members, session.storage_options)
     mark = digest(1, prints, *([plan.document.digest] if plan else []))
+    remote, ledger = not is_local(obs.url), Ledger(obs.backend, "ingest", mark)
+    if session.draft is not None and root.get("ingest") != mark and _CREATED not in ledger.done():
+        obs, root = Observation.at(session.draft), {}
+        ledger = Ledger(obs.backend, "ingest", mark)
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
         session.hold(obs)
@@ -128,20 +133,19 @@ def bring_headers(
         _require_same_members(obs, association)
     opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
-    tasks = _ingest_tasks(found, plan is not None, not is_local(obs.url))
+    tasks = _ingest_tasks(found, plan is not None, remote)
     means = plan.means if plan else ()
     if runner is None:  # a run looks at all its steps together
         session.runner(obs.url).require([*means, *tasks])
     session.hold(obs)
-    ledger = Ledger(obs.backend, "ingest", mark)
-    if session.force or "_created" not in ledger.done():
+    if session.force or _CREATED not in ledger.done():
         door.clear(obs)
         door.create(obs, association, found)
         if plan:
             plan.create(obs, found[0].record.bunit)
         if alike:
             changes.note_members(obs, association, prints)
-        ledger.mark("_created")
+        ledger.mark(_CREATED)
     return obs, Missing(association, found, tasks, mark, plan.document if plan else None, means)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -119,6 +120,7 @@ class Session:
     load: Callable[[], None] = field(default=load, repr=False)
     _crew: Executor | Cluster | None = field(default=None, init=False, repr=False)
     _leases: dict[str, Lease] | None = field(default=None, init=False, repr=False)
+    _draft: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.task_limit is not None and not self.task_limit > 0:
@@ -169,6 +171,21 @@ class Session:
             if isinstance(self.cluster, str) and isinstance(self._crew, Cluster):
                 self._crew.close()
                 self._crew = None
+
+    @contextmanager
+    def drafting(self) -> Iterator[None]:
+        """Stores that are not there yet, or hold something else, are made in passing: a plan leaves nothing behind."""
+        with tempfile.TemporaryDirectory(prefix="streamimg3-plan-", ignore_cleanup_errors=True) as folder:
+            self._draft = f"{folder}/plan.zarr"
+            try:
+                yield
+            finally:
+                self._draft = None
+
+    @property
+    def draft(self) -> str | None:
+        """Store of a plan for which there is none; None = not planning."""
+        return self._draft
 
     def hold(self, obs: Observation) -> None:
         """Be the only run that writes to a store, until the end of :meth:`writing`.

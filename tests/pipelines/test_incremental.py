@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamimg3 import Observation, Session, run
+from streamimg3 import Observation, Session, plan, run
 from streamimg3.errors import TaskError
 from streamimg3.formats.simulate import Field, simulate
 from streamimg3.geometry import Box
@@ -124,6 +124,19 @@ def _whole():  # type: ignore[no-untyped-def]
     from streamimg3.geometry import Box
 
     return Box(0, 0, 128, 128)
+
+
+def test_a_plan_leaves_a_finished_store_alone(field: Path, tmp_path: Path) -> None:
+    """One exposure more is planned as a whole; the store with its mosaic stays as it is."""
+    obs, _ = _run(_with(field, [0, 1, 2], tmp_path / "a"), tmp_path / "kept")
+    before = {path: path.stat().st_mtime_ns for path in Path(obs.url).rglob("*") if path.is_file()}
+    session = Session(output_dir=str(tmp_path / "kept"), workers=1)
+    settings = {name: {"skip": True} for name in SKIP} | {"resample": GRID}
+    tasks = plan("image3", str(_with(field, [0, 1, 2, 3], tmp_path / "b")), settings, session)
+    assert len(tasks["ingest"]) == 4 and len(tasks["resample"]) > 4
+    assert {path: path.stat().st_mtime_ns for path in Path(obs.url).rglob("*") if path.is_file()} == before
+    again = plan("image3", str(_with(field, [0, 1, 2], tmp_path / "a")), settings, session)
+    assert "ingest" not in again and len(again["resample"]) > 4
 
 
 def _maps(obs: Observation) -> dict[str, int]:
