@@ -39,6 +39,7 @@ streamimg3 run image3 "$out"/simulated/*_asn.json --output-dir "$out/simulated-p
 
 echo
 echo "Made in $out:"
+echo "  aK_asky_report.html the report: open it in a browser"
 echo "  aK_asky_i2d.fits    the mosaic for ds9 and friends"
 echo "  aK_asky_i2d.png     a picture of it"
 echo "  aK_asky_cat.ecsv    its sources; aK_asky_segm.fits tells which pixels belong to which"

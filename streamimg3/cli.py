@@ -422,6 +422,9 @@ def simulate(
     pointings: Annotated[tuple[int, int] | None, typer.Option(help="rows and columns of pointings")] = None,
     detectors: Annotated[int | None, typer.Option(help="detectors side by side")] = None,
     instrument: Annotated[str | None, typer.Option(help="NIRCAM, MIRI or NIRISS")] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="F070W … F200W [NIRCAM]: the same sky through another filter")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="random seed")] = None,
 ) -> None:
     """Simulate a dithered JWST field: exposures with gWCS, cosmic rays, backgrounds; an association; the truth."""
@@ -434,7 +437,7 @@ def simulate(
         raise InputError(f"--preset {preset}: the presets are {', '.join(presets)}")
     chosen: dict[str, Any] = {
         "shape": (size, size) if size else None, "dithers": dithers, "mosaic": pointings, "detectors": detectors,
-        "instrument": instrument, "seed": seed,
+        "instrument": instrument, "seed": seed, "filter": filter_ and filter_.upper(),
     }  # fmt: skip
     field = replace(presets[preset], **{k: v for k, v in chosen.items() if v is not None})
     typer.echo(str(make(outdir, field)))

@@ -133,6 +133,8 @@ def bring_headers(
         _require_same_members(obs, association)
     opener: Opener = _labelled(association.science, plan, runner) if plan else open_sources
     found = door.scan(association, session.storage_options, opener, mixed=plan is not None)
+    for note in door.unlike(found) if alike else ():
+        session.progress.note(note)
     tasks = _ingest_tasks(found, plan is not None, remote)
     means = plan.means if plan else ()
     if runner is None:  # a run looks at all its steps together

@@ -100,9 +100,10 @@ class Reporter(Progress):
         if not outcome.tasks_done:
             return
         mpix, seconds = outcome.pixels / 1e6, max(outcome.wall_s, 1e-9)
+        pixels, rate = (f", {mpix:.1f} Mpix", f"{mpix / seconds:.1f} Mpix/s, ") if outcome.pixels else ("", "")
         self._say(
-            f"{stage}: {outcome.tasks_done} tasks, {mpix:.1f} Mpix in {outcome.wall_s:.1f} s ({mpix / seconds:.1f} Mpix/s,"
-            f" {outcome.cpu_s:.1f} s of processor time), peak memory {show_size(outcome.peak_rss)}"
+            f"{stage}: {outcome.tasks_done} tasks{pixels} in {outcome.wall_s:.1f} s ({rate}{outcome.cpu_s:.1f} s of processor"
+            f" time), peak memory {show_size(outcome.peak_rss)}"
         )
 
     def note(self, text: str) -> None:

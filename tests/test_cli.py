@@ -385,8 +385,7 @@ def test_store_of_another_kind(command: CommandLine, field: Path, ingested: Obse
     """Nor is another software's Zarr group."""
     store = _damaged_store(ingested, tmp_path, schema="other/thing")
     said = command.image3(field, "--store", store, "--output-dir", tmp_path)
-    _is_one_clear_line(said, said.code, "x.zarr", "other/thing")
-    assert said.code in (FAILED, BAD)
+    _is_one_clear_line(said, BAD, "x.zarr", "not one of streamimg3")
 
 
 def test_store_of_other_exposures(command: CommandLine, pair: Path, ingested: Observation, tmp_path: Path) -> None:
@@ -405,6 +404,28 @@ def test_no_store(command: CommandLine, tmp_path: Path) -> None:
     """Commands that need a store say that there is none."""
     for name in ("info", "export"):
         _is_one_clear_line(command(name, tmp_path / "none.zarr"), BAD, "none.zarr", "no finished store")
+
+
+def test_a_file_is_no_store(command: CommandLine, files: list[Path], tmp_path: Path) -> None:
+    """The messages say what is wrong, whichever command was given it; so they do for a word that is nothing."""
+    table = tmp_path / "all.toml"
+    table.write_text("[resample]\n")
+    for arguments in (("info", files[0]), ("report", files[0]), ("run", "image3", table)):
+        _is_one_clear_line(command(*arguments), BAD, "is a file, not a store")
+    _is_one_clear_line(
+        command("run", "image3", tmp_path / "nosuchword"), BAD, "does not exist", "an association or a store"
+    )
+
+
+def test_what_differs_is_told(command: CommandLine, tmp_path: Path) -> None:
+    """Exposures of two filters and of two exposure times are combined as they are, and the log says so."""
+    (tmp_path / "in").mkdir()
+    for number, (name, time) in enumerate((("r", 10.0), ("z", 90.0), ("z", 90.0))):
+        _generic(tmp_path / "in" / f"f{number}.fits", FILTER=name, EXPTIME=time)
+    said = command("plan", "image3", tmp_path / "in", *SKIPS, "--output-dir", tmp_path / "out")
+    assert said.code == OK
+    assert "exposures through different filters are combined as they are: 1 r; 2 z\n" in said.err
+    assert "exposure times differ (10 to 90 s): pixels are not scaled by them\n" in said.err
 
 
 def test_nothing_to_export(command: CommandLine, ingested: Observation, tmp_path: Path) -> None:

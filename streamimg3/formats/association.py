@@ -169,6 +169,8 @@ def check_members(association: Association, options: Mapping[str, str], exptype:
     lost = missing(files, options)
     if lost:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        if association.table is None:
+            raise InputError(f"{lost[0]}: does not exist{more}; give FITS files, folders, an association or a store")
         raise InputError(
             f"{lost[0]}: does not exist{more} but is listed in {label}; fetch it or remove it from the list"
         )

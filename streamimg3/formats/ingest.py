@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from astropy.io import fits
 
 from streamimg3.errors import InputError
 from streamimg3.formats import ingest_cubes
@@ -26,6 +28,7 @@ from streamimg3.store.documents import AssociationDocument, MemberEntry, revive
 from streamimg3.store.exposure import stack_path
 
 _SPECTRAL = b"gwcs/spectral_frame-"  # in the text of a gWCS that gives wavelengths besides positions
+_FILTERS = ("FILTER", "FILTER1", "FILTER2", "PUPIL")
 _RENAMED = {"instrume": "instrument"}
 _ORDER = "ingest/order.json"
 _LEVEL2 = ("backgrounds", "rectified")
@@ -120,6 +123,26 @@ def _require_finite(wcs: Wcs, url: str) -> None:
         raise InputError(
             f"{url}: its gWCS gives NaN for positions on the sky: run assign_wcs again, or leave the file out"
         )
+
+
+def unlike(found: Sequence[Found]) -> list[str]:
+    """Return what a user should know of exposures that differ in what is not made equal: filters, exposure times."""
+    optics = Counter(" ".join([*_optics(f.primary_cards), *_optics(f.sci_cards)]) for f in found)
+    told = []
+    if len(optics) > 1:
+        each = "; ".join(f"{n} {names or 'without a filter named'}" for names, n in optics.items())
+        told.append(f"exposures through different filters are combined as they are: {each}")
+    units = {(f.record.bunit or "").replace(" ", "").lower() for f in found}
+    times = [f.record.exposure_time for f in found if f.record.exposure_time and not f.record.is_jwst]
+    if times and max(times) > 1.05 * min(times) and not any("/s" in unit or "jy" in unit for unit in units):
+        told.append(f"exposure times differ ({min(times):g} to {max(times):g} s): pixels are not scaled by them")
+    return told
+
+
+def _optics(cards: str) -> list[str]:
+    """Values of the keywords that name filters."""
+    each = (cards[i : i + 80] for i in range(0, len(cards), 80))
+    return [str(fits.Card.fromstring(card).value).strip() for card in each if card[:8].rstrip() in _FILTERS]
 
 
 def one_unit(records: Sequence[ExposureRecord]) -> None:

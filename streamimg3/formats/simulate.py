@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -47,10 +47,16 @@ FLAT_ERROR: Final = 0.004  # relative
 MARGIN: Final = 3.0  # arcsec of true sky beyond the outermost exposure
 REFERENCE_BORDER: Final = 4  # px
 TARGET_FLUX: Final = 1e-5  # Jy, of the moving target
+COLOURS: Final = 0.6  # mag, scatter from one filter to another
 
 
 def true_sky(field: Field, exposures: list[Exposure]) -> sky.Catalog:
     """Draw the sources of the sky that the exposures see; a moving target is the last, at its mean place."""
+    if field.other:  # the same sky, in which sources have colours
+        plain = replace(field, filter="")
+        catalog = true_sky(plain, plan_exposures(plain))
+        magnitudes = random_stream(field, 0, Stream.COLOUR).normal(0.0, COLOURS, len(catalog))
+        return replace(catalog, flux=catalog.flux * 10.0 ** (-0.4 * magnitudes))
     y, x = np.array([0, 0, field.shape[0], field.shape[0]]) - 0.5, np.array([0, field.shape[1]] * 2) - 0.5
     corners = [sky_to_plane(*exposure.true.to_sky(y, x), field.ra, field.dec) for exposure in exposures]
     low, high = np.min(corners, axis=(0, 2)) - MARGIN, np.max(corners, axis=(0, 2)) + MARGIN
@@ -231,7 +237,7 @@ def simulate(outdir: str | Path, field: Field, name: str | None = None) -> Path:
     """
     outdir = Path(outdir)
     if name is None:
-        name = f"jw01234-o001_t001_{field.instrument.lower()}_{INSTRUMENTS[field.instrument].optics}"
+        name = f"jw01234-o001_t001_{field.instrument.lower()}_{field.optics}"
     if not name or Path(name).name != name:
         raise InputError(f"{name!r} is not a product name; use letters, digits, '-' and '_' only")
     try:

@@ -30,6 +30,7 @@ class Instrument:
     aperture: str
     mount: Mount
     outside: int  # columns on the left and on the right beyond the bounding box
+    filters: tuple[str, ...]  # the usual one first
 
 
 INSTRUMENTS: Final[dict[str, Instrument]] = {
@@ -37,14 +38,17 @@ INSTRUMENTS: Final[dict[str, Instrument]] = {
         (("EXP_TYPE", "NRC_IMAGE"), ("FILTER", "F200W"), ("PUPIL", "CLEAR"), ("MODULE", "B"), ("CHANNEL", "SHORT"),
          ("READPATT", "SHALLOW4")),
         "clear-f200w", ("NRCB1", "NRCB2", "NRCB3", "NRCB4"), "{}_FULL", Mount(-122.0, -458.0, 0.35, -1), 0,
+        ("F200W", "F070W", "F090W", "F115W", "F150W"),
     ),
     "NIRISS": Instrument(
         (("EXP_TYPE", "NIS_IMAGE"), ("FILTER", "CLEAR"), ("PUPIL", "F200W"), ("READPATT", "NIS")),
         "clear-f200w", ("NIS",), "NIS_CEN", Mount(-290.0, -698.0, 0.57, -1), 0,
+        ("F200W", "F090W", "F115W", "F150W"),
     ),
     "MIRI": Instrument(
         (("EXP_TYPE", "MIR_IMAGE"), ("FILTER", "F770W"), ("READPATT", "FASTR1")),
         "f770w", ("MIRIMAGE",), "MIRIM_FULL", Mount(-453.0, -374.0, 4.8, -1), 4,
+        ("F770W", "F560W", "F1000W", "F1500W", "F2100W"),
     ),
 }  # fmt: skip
 
@@ -65,6 +69,9 @@ class Field:
         Detectors that expose at once, 1 to 4 for NIRCam, else 1; two are side by side, four make a square.
     instrument : str
         ``NIRCAM``, ``NIRISS`` or ``MIRI``.  MIRI's bounding box leaves out four columns on the left and on the right.
+    filter : str
+        Of the instrument's; empty = the usual one. Through another one the same sources have other fluxes, and pointing
+        and noise are others.
     ra, dec, roll : float
         Centre of the field and position angle of V3 there, deg.
     pixel_scale : float
@@ -106,6 +113,7 @@ class Field:
     mosaic: tuple[int, int] = (1, 1)
     detectors: int = 1
     instrument: str = "NIRCAM"
+    filter: str = ""
     ra: float = 150.1163
     dec: float = 2.2010
     roll: float = 32.0
@@ -128,7 +136,9 @@ class Field:
     def __post_init__(self) -> None:
         if self.instrument not in INSTRUMENTS:
             raise InputError(f"field: instrument={self.instrument!r} is unknown; use one of {', '.join(INSTRUMENTS)}")
-        most = len(INSTRUMENTS[self.instrument].detectors)
+        known = INSTRUMENTS[self.instrument]
+        self._require("filter", f"one of {', '.join(known.filters)}", self.filter in ("", *known.filters))
+        most = len(known.detectors)
         amounts = (
             "cosmic_rays background background_scatter pointing_rms roll_rms dither_arcsec star_density galaxy_density "
             "extended"
@@ -148,6 +158,21 @@ class Field:
             self._require(name, "0 or more", 0.0 <= getattr(self, name) < math.inf)
         for name in ("overlap", "bad_fraction"):
             self._require(name, "at least 0 and below 1", 0.0 <= getattr(self, name) < 1.0)
+
+    @property
+    def usual(self) -> str:
+        """The instrument's usual filter."""
+        return INSTRUMENTS[self.instrument].filters[0]
+
+    @property
+    def other(self) -> int:
+        """0 for the usual filter; for another one a number that is its own."""
+        return INSTRUMENTS[self.instrument].filters.index(self.filter or self.usual)
+
+    @property
+    def optics(self) -> str:
+        """What names of products call the optics."""
+        return INSTRUMENTS[self.instrument].optics.replace(self.usual.lower(), (self.filter or self.usual).lower())
 
     def _require(self, name: str, rule: str, kept: bool) -> None:
         if not kept:
@@ -210,11 +235,16 @@ class Stream(IntEnum):
     DETECTOR = 1
     GROUP = 2
     EXPOSURE = 3
+    COLOUR = 4
 
 
 def random_stream(field: Field, index: int, stream: Stream) -> np.random.Generator:
-    """Return the generator of one sky, detector, group or exposure, whatever has been drawn for the others."""
-    return np.random.default_rng([field.seed, index, stream])
+    """Return the generator of one sky, detector, group or exposure, whatever has been drawn for the others.
+
+    All but sky and detector are drawn for each filter by itself.
+    """
+    own = [field.other] * (field.other > 0 and stream not in (Stream.SKY, Stream.DETECTOR))
+    return np.random.default_rng([field.seed, index, stream, *own])
 
 
 def make_detectors(field: Field) -> list[Detector]:

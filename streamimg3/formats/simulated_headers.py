@@ -34,6 +34,12 @@ def _s_region(field: Field, camera: Camera) -> str:
     return "POLYGON ICRS  " + " ".join(f"{angle:.9f}" for angle in np.stack(corners, axis=1).ravel())
 
 
+def cards_of(field: Field) -> dict[str, Card]:
+    """The instrument's own keywords, with the filter that is in."""
+    changed = {field.usual: field.filter or field.usual}
+    return {key: changed.get(value, value) for key, value in INSTRUMENTS[field.instrument].cards}
+
+
 def primary_cards(field: Field, exposure: Exposure) -> dict[str, Card]:
     """Keywords of the primary header."""
     name, instrument = exposure.true.detector.name, INSTRUMENTS[field.instrument]
@@ -53,7 +59,7 @@ def primary_cards(field: Field, exposure: Exposure) -> dict[str, Card]:
         "VISITYPE": "PRIME_TARGETED_MOVING" if field.moving else "PRIME_TARGETED_FIXED", "VISITSTA": "SUCCESSFUL",
         "TARGPROP": "SIMFIELD", "TARGNAME": "SIMFIELD", "TARGTYPE": "MOVING" if field.moving else "FIXED",
         "TARG_RA": exposure.target[0], "TARG_DEC": exposure.target[1],
-        "INSTRUME": field.instrument, "DETECTOR": name, **dict(instrument.cards),
+        "INSTRUME": field.instrument, "DETECTOR": name, **cards_of(field),
         "EXPCOUNT": 1, "EXPSTART": start, "EXPMID": start + span / 2.0, "EXPEND": start + span,
         "NINTS": 1, "NGROUPS": 10, "NFRAMES": 4, "EFFINTTM": field.exposure_time, "EFFEXPTM": field.exposure_time,
         "TMEASURE": field.exposure_time, "DURATION": field.exposure_time + 10.7,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from streamimg3.errors import InputError, StoreError, StreamImgError
 from streamimg3.geometry import Box
 from streamimg3.store import layout
-from streamimg3.store.backend import Backend, freeze, normalise, reason
+from streamimg3.store.backend import Backend, freeze, is_local, normalise, reason
 from streamimg3.store.documents import AlignmentDocument, Document, check_schema, revive
 from streamimg3.store.exposure import Exposure, ExposureRecord, stack_path
 from streamimg3.store.objects import Options
@@ -105,9 +106,13 @@ class Observation:
 
         Raises
         ------
+        InputError
+            If what is there is no store of this software.
         StoreError
-            If the store is of another kind or newer than this software.
+            If the store is damaged, or newer than this software.
         """
+        if is_local(self.url) and os.path.isfile(self.url):
+            raise InputError(f"{self.url} is a file, not a store: check the path")
         found = self.backend.get("zarr.json")
         if found is None:
             return None
@@ -115,9 +120,9 @@ class Observation:
             attrs: dict[str, Any] = dict(json.loads(found).get("attributes", {}))
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.url}/zarr.json is damaged ({error}): remove the store and ingest again") from error
-        check_schema(
-            attrs.get("schema"), attrs.get("version", 0), (layout.SCHEMA, layout.VERSION), f"{self.url}/zarr.json"
-        )
+        if attrs.get("schema") != layout.SCHEMA:
+            raise InputError(f"{self.url} is a Zarr store, but not one of streamimg3: check the path")
+        check_schema(attrs["schema"], attrs.get("version", 0), (layout.SCHEMA, layout.VERSION), f"{self.url}/zarr.json")
         return attrs
 
     def require(self) -> dict[str, Any]:

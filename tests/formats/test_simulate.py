@@ -102,6 +102,7 @@ def test_only_the_first_group_is_stored_without_error() -> None:
         {"detectors": 5},
         {"detectors": 2, "instrument": "MIRI"},
         {"instrument": "WFC3"},
+        {"filter": "F770W"},
         {"dec": 91.0},
         {"seed": -1},
         {"pixel_scale": 0.0},
@@ -249,6 +250,21 @@ def test_same_seed_same_bytes_in_any_order(simulated: Simulated, tmp_path: Path)
             assert (tmp_path / name).read_bytes() == (simulated.folder / name).read_bytes()
     other = plan_exposures(replace(SMALL, seed=6))
     assert other[3].error != exposures[3].error
+
+
+def test_another_filter_sees_the_same_sky(tmp_path: Path) -> None:
+    """Places are the same, fluxes and pointing are not; headers and the product name the filter."""
+    red, blue = (replace(SMALL, shape=(64, 64), filter=name) for name in ("F200W", "F115W"))
+    assert red.other == 0 and plan_exposures(red)[3].error == plan_exposures(replace(red, filter=""))[3].error
+    assert plan_exposures(blue)[3].error != plan_exposures(red)[3].error
+    skies = [true_sky(field, plan_exposures(field)) for field in (red, blue)]
+    np.testing.assert_array_equal(skies[0].ra, skies[1].ra)
+    np.testing.assert_array_equal(skies[0].dec, skies[1].dec)
+    magnitudes = -2.5 * np.log10(skies[1].flux / skies[0].flux)
+    assert 0.2 < np.std(magnitudes) < 1.2  # 0.6 mag of a few dozen sources
+    association = simulate(tmp_path, blue)
+    assert association.name == "jw01234-o001_t001_nircam_clear-f115w_asn.json"
+    assert {fits.getval(path, "FILTER") for path in tmp_path.glob("*_cal.fits")} == {"F115W"}
 
 
 def test_miri_leaves_columns_outside(tmp_path: Path) -> None:
