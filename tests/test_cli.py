@@ -420,8 +420,8 @@ def test_a_file_is_no_store(command: CommandLine, files: list[Path], tmp_path: P
 def test_what_differs_is_told(command: CommandLine, tmp_path: Path) -> None:
     """Exposures of two filters and of two exposure times are combined as they are, and the log says so."""
     (tmp_path / "in").mkdir()
-    for number, (name, time) in enumerate((("r", 10.0), ("z", 90.0), ("z", 90.0))):
-        _generic(tmp_path / "in" / f"f{number}.fits", FILTER=name, EXPTIME=time)
+    for number, (name, seconds) in enumerate((("r", 10.0), ("z", 90.0), ("z", 90.0))):
+        _generic(tmp_path / "in" / f"f{number}.fits", FILTER=name, EXPTIME=seconds)
     said = command("plan", "image3", tmp_path / "in", *SKIPS, "--output-dir", tmp_path / "out")
     assert said.code == OK
     assert "exposures through different filters are combined as they are: 1 r; 2 z\n" in said.err

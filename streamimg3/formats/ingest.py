@@ -127,7 +127,7 @@ def _require_finite(wcs: Wcs, url: str) -> None:
 
 def unlike(found: Sequence[Found]) -> list[str]:
     """Return what a user should know of exposures that differ in what is not made equal: filters, exposure times."""
-    optics = Counter(" ".join([*_optics(f.primary_cards), *_optics(f.sci_cards)]) for f in found)
+    optics = Counter(map(_optics, found))
     told = []
     if len(optics) > 1:
         each = "; ".join(f"{n} {names or 'without a filter named'}" for names, n in optics.items())
@@ -139,10 +139,14 @@ def unlike(found: Sequence[Found]) -> list[str]:
     return told
 
 
-def _optics(cards: str) -> list[str]:
+def _optics(found: Found) -> str:
     """Values of the keywords that name filters."""
-    each = (cards[i : i + 80] for i in range(0, len(cards), 80))
-    return [str(fits.Card.fromstring(card).value).strip() for card in each if card[:8].rstrip() in _FILTERS]
+    named = {}
+    for cards in (found.primary_cards, found.sci_cards):
+        for card in (cards[i : i + 80] for i in range(0, len(cards), 80)):
+            if card[:8].rstrip() in _FILTERS:
+                named[card[:8]] = str(fits.Card.fromstring(card).value).strip()
+    return " ".join(named.values())
 
 
 def one_unit(records: Sequence[ExposureRecord]) -> None:
