@@ -29,6 +29,7 @@ from streamimg3.formats.publish import open_product
 from streamimg3.formats.reference_flat import open_flat
 from streamimg3.formats.sources import open_sources
 from streamimg3.geometry import Box
+from streamimg3.kept_products import Made, write_products
 from streamimg3.pipelines import image2
 from streamimg3.products import exposure_task, mosaic_task, rest_of
 from streamimg3.session import Session
@@ -43,7 +44,6 @@ _LIBRARIES = 64 * MIB
 _OTHERS = 36 * MIB  # what products of many exposures hold beside pixels and these do not, measured
 _ROWS = 128
 _ROOM = 16 * MIB  # of freed memory that is kept from band to band
-_Made = tuple[tuple[str, str], ...]
 
 
 def export_calibrated(obs: Observation, session: Session, runner: Runner, run: RunDocument) -> list[str]:
@@ -67,13 +67,10 @@ def export_calibrated(obs: Observation, session: Session, runner: Runner, run: R
     """
     document = image2.calibration(obs)
     work = partial(_work, obs=obs, destination=session.output_dir, options=dict(session.storage_options))
-    none: _Made = ()
     tasks = _tasks(obs, document, run, rest_of(session) - _OTHERS)
-    made = runner.fold(work, tasks, none, "export")
-    written = [url for kind in _KINDS for k, url in made if k == kind]
-    written.append(_write_lock(obs, document, session))
-    for url in written:
-        session.progress.note(f"wrote {url}")
+    products = write_products(obs, session, runner, work, tasks, run.statuses)
+    written = [*products.urls(_KINDS), _write_lock(obs, document, session)]
+    products.tell(session, written)
     return written
 
 
@@ -104,7 +101,7 @@ def _block(record: ExposureRecord) -> int:
     return 0 if depth == 1 else 8 * depth * math.prod(record.shape)
 
 
-def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, str]) -> _Made:
+def _work(task: Task, *, obs: Observation, destination: str, options: dict[str, str]) -> Made:
     """Write one file."""
     import gwcs  # noqa: F401 (before the memory is measured)
 

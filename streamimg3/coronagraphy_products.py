@@ -32,6 +32,7 @@ from streamimg3.formats.stack_products import (
 )
 from streamimg3.formats.step_facts import Changes, StepFacts
 from streamimg3.geometry import Box
+from streamimg3.kept_products import Made, write_products
 from streamimg3.kernels.bad_fill import Filling, fill_bad
 from streamimg3.products import mosaic_task, rest_of
 from streamimg3.session import Session
@@ -66,7 +67,6 @@ _TOLD = {
     "align_refs": ("align_psfs", ("psfalign",)),
     "klip": ("klip", ("psfsub", "i2d")),
 }
-_Made = tuple[tuple[str, str], ...]
 
 
 def export_coron3(obs: Observation, session: Session, runner: Runner, run: RunDocument) -> list[str]:
@@ -91,15 +91,12 @@ def export_coron3(obs: Observation, session: Session, runner: Runner, run: RunDo
     work = partial(
         _work, obs=obs, destination=session.output_dir, options=dict(session.storage_options), statuses=run.statuses
     )
-    none: _Made = ()
-    tasks = product_tasks(obs, session, run)
-    made = runner.fold(work, tasks, none, "export") if tasks else ()
-    written = [url for kind in _KINDS for k, url in made if k == kind]
+    products = write_products(obs, session, runner, work, product_tasks(obs, session, run), run.statuses)
+    written = products.urls(_KINDS)
     if run.statuses.get("hlsp") == "COMPLETE":
         written += _contrast(obs, session)
     written += _lock(obs, session)
-    for url in written:
-        session.progress.note(f"wrote {url}")
+    products.tell(session, written)
     return written
 
 
@@ -152,7 +149,7 @@ def _task(cast: Cast, kind: str, number: int, rest: int) -> Task:
 
 def _work(
     task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: Mapping[str, str]
-) -> _Made:
+) -> Made:
     """Write one file."""
     import gwcs  # noqa: F401 (before the memory is measured)
 

@@ -8,6 +8,7 @@ from functools import partial
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.budget import MIB, parse_size, resident
 from streamimg3.errors import InputError
+from streamimg3.kept_products import Made, Written, write_products
 from streamimg3.session import Session
 from streamimg3.store import Observation
 from streamimg3.store.backend import is_local, normalise
@@ -29,7 +30,6 @@ _CRF_PIXEL, _METADATA, _LIBRARIES = 32, 24 * MIB, 64 * MIB
 _GATHERED = 40 * MIB  # what a process has loaded and not given back by the end of a run
 _THINNEST = 32
 _KINDS = ("crf", "i2d", "outliers", "segm")  # products that hold pixels, in the order in which they are told
-_Made = tuple[tuple[str, str], ...]  # kind and URL
 
 
 def export(
@@ -84,13 +84,13 @@ def export(
     mosaics = run.mosaics if run else _mosaics(obs)
     if run is None and mosaics and statuses.get("resample") == "SKIPPED":
         session.progress.note("the mosaic is that of an earlier run: the last one made none")
-    written = _streamed(obs, session, runner, statuses, mosaics)
+    products = _streamed(obs, session, runner, statuses, mosaics)
+    written = products.urls(_KINDS)
     if statuses.get("source_catalog", "SKIPPED") != "SKIPPED":
         written += _catalog(obs, session)
     if statuses.get("tweakreg", "SKIPPED") != "SKIPPED":
         written += _stars(obs, session)
-    for url in written:
-        session.progress.note(f"wrote {url}")
+    products.tell(session, written)
     if not written and run is None:
         raise InputError(f"{obs.url} holds no finished mosaic: run image3 first")
     return written
@@ -98,18 +98,14 @@ def export(
 
 def _streamed(
     obs: Observation, session: Session, runner: Runner, statuses: Mapping[str, str], mosaics: Sequence[str]
-) -> list[str]:
+) -> Written:
     """Write the products that hold pixels, several at a time."""
     tasks = _product_tasks(obs, statuses, mosaics, rest_of(session))
-    if not tasks:
-        return []
     work = partial(
         _product_work, obs=obs, destination=session.output_dir, options=dict(session.storage_options),
         statuses=dict(statuses),
     )  # fmt: skip
-    none: _Made = ()
-    made = runner.fold(work, tasks, none, "export")
-    return [url for kind in _KINDS for k, url in made if k == kind]
+    return write_products(obs, session, runner, work, tasks, statuses)
 
 
 def foreseen(obs: Observation, tiles: Sequence[Task], session: Session) -> list[Task]:
@@ -195,7 +191,7 @@ def exposure_task(index: int, shape: tuple[int, int], rest: int) -> Task:
 
 def _product_work(
     task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: dict[str, str]
-) -> _Made:
+) -> Made:
     """Write one file (of outlier_detection's intermediate results, all)."""
     import gwcs  # noqa: F401 (before the memory is measured)
 

@@ -24,6 +24,7 @@ from streamimg3.formats.stack_products import HeldBlock, depth_of, image_units, 
 from streamimg3.formats.step_facts import Changes, StepFacts, status_keyword
 from streamimg3.formats.x1dints import SpectraFile, in_file_order, row_bytes, write_spectra
 from streamimg3.geometry import Box
+from streamimg3.kept_products import Made, write_products
 from streamimg3.products import mosaic_task, rest_of
 from streamimg3.session import Session
 from streamimg3.stages import tso_photometry, white_light
@@ -51,7 +52,6 @@ _LIBRARIES = 64 * MIB
 _PIXEL = 40  # bytes per pixel of the images that are read at a time: a plane, flags, masks, what they are made from
 _SPECTRA = 48 * MIB  # a band of rows being read and one being written
 _REFERENCES = {"extract1d": "R_EXTR1D", "apcorr": "R_APCORR", "photom": "R_PHOTOM", "gain": "R_GAIN"}
-_Made = tuple[tuple[str, str], ...]
 
 
 def export_tso3(obs: Observation, session: Session, runner: Runner, run: RunDocument) -> list[str]:
@@ -75,18 +75,15 @@ def export_tso3(obs: Observation, session: Session, runner: Runner, run: RunDocu
     """
     options = dict(session.storage_options)
     work = partial(_work, obs=obs, destination=session.output_dir, options=options, statuses=run.statuses)
-    none: _Made = ()
-    tasks = _tasks(obs, session, run)
-    made = runner.fold(work, tasks, none, "export") if tasks else ()
-    written = [url for kind in _KINDS for k, url in made if k == kind]
+    products = write_products(obs, session, runner, work, _tasks(obs, session, run), run.statuses)
+    written = products.urls(_KINDS)
     references = obs.document(SeriesReferencesDocument)
     if references is not None and references.lock:
         url = _url(session.output_dir, f"{_product(obs)}_references.json")
         with open_product(url, options) as sink:
             sink.write(json.dumps({"references": list(references.lock)}, indent=1).encode())
         written.append(url)
-    for url in written:
-        session.progress.note(f"wrote {url}")
+    products.tell(session, written)
     return written
 
 
@@ -149,7 +146,7 @@ def _cube_task(kind: str, record: ExposureRecord, rest: int) -> Task:
 
 def _work(
     task: Task, *, obs: Observation, destination: str, options: dict[str, str], statuses: Mapping[str, str]
-) -> _Made:
+) -> Made:
     """Write one file."""
     kind, _, name = task.key.partition("-")
     if kind == "i2d":

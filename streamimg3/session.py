@@ -198,6 +198,10 @@ class Session:
         if self._leases is not None and obs.url not in self._leases and not obs.url.startswith("memory://"):
             self._leases[obs.url] = Lease(obs.backend)
 
+    def holds(self, obs: Observation) -> bool:
+        """Whether this run is the one that writes to a store."""
+        return obs.url in (self._leases or {})
+
     def check(self) -> None:
         """Raise if another run has taken over a store that this one held.
 

@@ -82,6 +82,7 @@ FREE = {
     "cli",
     "forecast",
     "ingestion",
+    "kept_products",
     "looking",
     "multi",
     "parameter_table",

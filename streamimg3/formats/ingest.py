@@ -17,7 +17,7 @@ from streamimg3.errors import InputError
 from streamimg3.formats import ingest_cubes
 from streamimg3.formats.association import Association, Member
 from streamimg3.formats.ingest_planes import store_images
-from streamimg3.formats.local_copy import filesystem, missing
+from streamimg3.formats.local_copy import file_mark, missing
 from streamimg3.formats.names import dq_names, weight_names
 from streamimg3.formats.sources import Cube, Opener, Source, open_sources
 from streamimg3.sky import footprint
@@ -188,18 +188,8 @@ def fingerprints(members: Sequence[Member], options: Mapping[str, str]) -> list[
     rows: list[tuple[str | None, ...]] = []
     for member, names in zip(members, beside, strict=True):
         files = [member.url, member.weight, member.dq, *(n for n in names if n not in absent)]
-        rows.append((member.group_id, *(f"{f} {_version(f, options)}" for f in files if f is not None)))
+        rows.append((member.group_id, *(f"{f} {file_mark(f, options)}" for f in files if f is not None)))
     return rows
-
-
-def _version(url: str, options: Mapping[str, str]) -> str:
-    """Size and time of change, or tag, of a file."""
-    fs, path = filesystem(url, options)
-    info = fs.info(path)
-    changed = (
-        info.get("ETag") or info.get("e_tag") or info.get("mtime") or info.get("LastModified") or info.get("created")
-    )
-    return f"{info.get('size')}-{changed}"
 
 
 def clear(obs: Observation) -> None:

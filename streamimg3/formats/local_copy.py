@@ -120,6 +120,16 @@ def exists(url: str, options: Mapping[str, str]) -> bool:
         return _asked(url, options, lambda: fs.exists(path))
 
 
+def file_mark(url: str, options: Mapping[str, str]) -> str:
+    """Return what tells a file from a changed one: its size, and its tag or time of change."""
+    fs, path = filesystem(url, options)
+    info = _asked(url, options, lambda: fs.info(path))
+    changed = (
+        info.get("ETag") or info.get("e_tag") or info.get("mtime") or info.get("LastModified") or info.get("created")
+    )
+    return f"{info.get('size')}-{changed}"
+
+
 def files_in(url: str, options: Mapping[str, str]) -> list[str] | None:
     """Return the URLs of what a folder holds, or None if `url` is not a folder."""
     fs, path = filesystem(url, options)
