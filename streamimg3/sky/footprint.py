@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +50,14 @@ def outline(wcs: Wcs) -> str:
     return s_region(ra, dec)
 
 
+def in_pixels(polygons: Sequence[F8], wcs: Wcs) -> list[F8]:
+    """Return rows and columns of the vertices of polygons on the sky; a WCS takes long to call, so it is called once."""
+    if not polygons:
+        return []
+    yx = np.column_stack(wcs.to_pixel(*np.concatenate(polygons).T))
+    return np.split(yx, np.cumsum([len(polygon) for polygon in polygons])[:-1])
+
+
 def union(regions: list[str], wcs: Wcs) -> str | None:
     """Return the outline of many outlines together, cut by the mosaic's own (planar union in mosaic pixels).
 
@@ -67,12 +76,9 @@ def union(regions: list[str], wcs: Wcs) -> str | None:
     import shapely
 
     shapes = []
-    for region in regions:
-        for polygon in parse(region):
-            y, x = wcs.to_pixel(polygon[:, 0], polygon[:, 1])
-            if not (np.isfinite(y).all() and np.isfinite(x).all()):
-                continue  # beyond the horizon of the mosaic's projection
-            shapes.append(shapely.make_valid(shapely.Polygon(np.column_stack([x, y]))))
+    for yx in in_pixels([polygon for region in regions for polygon in parse(region)], wcs):
+        if np.isfinite(yx).all():  # not beyond the horizon of the mosaic's projection
+            shapes.append(shapely.make_valid(shapely.Polygon(yx[:, ::-1])))
     ny, nx = wcs.shape
     (y0, y1), (x0, x1) = wcs.bounds or ((-0.5, ny - 0.5), (-0.5, nx - 0.5))
     rim = shapely.Polygon([(x0, y0), (x0, y1), (x1, y1), (x1, y0)])

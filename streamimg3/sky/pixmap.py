@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -207,20 +208,24 @@ def pixel_map(source: Wcs, target: Wcs, sampling: Sampling) -> PixelMap:
     return replace(found, limits=limits)
 
 
-def outline_map(region: str, shape: tuple[int, int], target: Wcs) -> PixelMap:
-    """Return what the corners alone tell of a map: which tiles an exposure touches, and about how large the map is.
+def outline_maps(outlines: Sequence[tuple[str, tuple[int, int]]], target: Wcs) -> Iterator[PixelMap]:
+    """Yield what the corners alone tell of maps: which tiles an exposure touches, and about how large its map is.
 
     Parameters
     ----------
-    region : str
-        S_REGION of the exposure; its four vertices in the order in which :func:`footprint.outline` writes them.
-    shape : tuple of int
-        Rows and columns of the exposure.
+    outlines : sequence of (str, (int, int))
+        S_REGION of each exposure, its four vertices in the order in which :func:`footprint.outline` writes them; rows and
+        columns of the exposure.
     target : Wcs
         WCS of the mosaic.
     """
-    ny, nx = shape
-    y, x = target.to_pixel(*np.concatenate(footprint.parse(region)).T)
+    polygons = [np.concatenate(footprint.parse(region)) for region, _ in outlines]
+    for yx, (_, shape) in zip(footprint.in_pixels(polygons, target), outlines, strict=True):
+        yield _outline_map(yx, shape)
+
+
+def _outline_map(vertices: F8, shape: tuple[int, int]) -> PixelMap:
+    (ny, nx), (y, x) = shape, vertices.T
     if y.size == 4:
         extent = np.stack([v[[0, 3, 1, 2]].reshape(2, 2) for v in (y, x)])
     else:

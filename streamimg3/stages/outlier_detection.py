@@ -18,7 +18,7 @@ from streamimg3.stages import outlier_median as groups
 from streamimg3.stages import outlier_stack as stack
 from streamimg3.stages.layers import Selection, Setup, make_layers, reference
 from streamimg3.stages.outlier_median import ROOT, Group
-from streamimg3.stages.pixel_maps import make_map, map_folder, rough_map
+from streamimg3.stages.pixel_maps import make_map, map_folder, rough_maps
 from streamimg3.stages.placement import Placed, placed
 from streamimg3.store import Exposure, Observation
 from streamimg3.store.documents import OutlierDocument, SkyDocument, StageCost, plain, utc_now
@@ -185,7 +185,7 @@ def _later_tasks(setup: Setup, found: list[Group], places: list[Placed], blots: 
 def _places(obs: Observation, job: Work, params: Params, rough: bool = False) -> list[Placed]:
     """Where the exposures lie; one map is held at a time."""
     if rough:
-        return [placed(rough_map(e, job.frame), job.setup) for e in job.exposures]
+        return [placed(made, job.setup) for made in rough_maps(job.exposures, job.frame)]
     return [placed(make_map(obs, job.setup.maps, e, job.frame, params.sampling), job.setup) for e in job.exposures]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 from streamimg3.engine.receipts import digest
 from streamimg3.errors import InputError, StoreError
 from streamimg3.sky.mosaic_frame import MosaicFrame, linear_terms
-from streamimg3.sky.pixmap import PixelMap, Sampling, outline_map, pixel_map
+from streamimg3.sky.pixmap import PixelMap, Sampling, outline_maps, pixel_map
 from streamimg3.store import Exposure, Observation
 
 _CODE = 2  # raised when the maps that a given input leads to change
@@ -75,6 +75,6 @@ def forget_maps(obs: Observation, folder: str = "", names: Collection[str] = ())
         obs.backend.remove([f"{folder}/{name}" for name in obs.backend.keys(folder) if name not in names])
 
 
-def rough_map(exposure: Exposure, frame: MosaicFrame) -> PixelMap:
-    """Return what an exposure's outline tells of its map: enough to know the tasks, about, before any map is made."""
-    return outline_map(exposure.s_region, exposure.record.shape, frame.wcs)
+def rough_maps(exposures: Sequence[Exposure], frame: MosaicFrame) -> Iterator[PixelMap]:
+    """Yield what exposures' outlines tell of their maps: enough to know the tasks, about, before any map is made."""
+    return outline_maps([(e.s_region, e.record.shape) for e in exposures], frame.wcs)

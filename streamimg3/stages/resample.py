@@ -28,7 +28,7 @@ from streamimg3.stages.layers import (
     read_setup,
     reference,
 )
-from streamimg3.stages.pixel_maps import forget_maps, make_map, map_folder, map_name, rough_map
+from streamimg3.stages.pixel_maps import forget_maps, make_map, map_folder, map_name, rough_maps
 from streamimg3.stages.placement import Placed, by_tile, placed
 from streamimg3.stages.resample_params import Params as Params
 from streamimg3.stages.tile_drizzle import drizzle_tile, task_memory
@@ -200,13 +200,11 @@ def _planned(obs: Observation, params: Params, wanted: Sequence[Target], rough: 
 
 def _places(obs: Observation, setup: Setup, target: Target, params: Params, rough: bool = False) -> list[Placed]:
     """Where the layers lie; one map is held at a time."""
-    found: dict[int, Placed] = {}
-    for exposure in target.exposures:
-        if rough:
-            made = rough_map(exposure, target.frame)
-        else:
-            made = make_map(obs, setup.maps, exposure, target.frame, params.sampling)
-        found[exposure.record.index] = placed(made, setup)
+    if rough:
+        maps = rough_maps(target.exposures, target.frame)
+    else:
+        maps = (make_map(obs, setup.maps, e, target.frame, params.sampling) for e in target.exposures)
+    found = {e.record.index: placed(made, setup) for e, made in zip(target.exposures, maps, strict=True)}
     return [found[layer.exposure] for layer in setup.layers]  # the integrations of a cube share one
 
 

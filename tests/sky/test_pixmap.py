@@ -23,7 +23,7 @@ from streamimg3.geometry import Box
 from streamimg3.kernels import spline
 from streamimg3.sky.footprint import outline
 from streamimg3.sky.mosaic_frame import as_asdf, plain_frames
-from streamimg3.sky.pixmap import BOUND, PixelMap, Sampling, exact_window, outline_map, pixel_map
+from streamimg3.sky.pixmap import BOUND, PixelMap, Sampling, exact_window, outline_maps, pixel_map
 from streamimg3.sky.wcs import Wcs
 from tests.sky.skies import AIM, SCALE, camera, from_cards, gwcs_of, sip_of, tangent, tangent_cards
 
@@ -330,7 +330,7 @@ def test_an_outline_tells_the_tiles(angle: float, ratio: float, variant: int, sh
     """Every tile that the map itself touches is found from the corners alone (one pixel more for distorted edges)."""
     source = exposure(variant)
     target = mosaic_for(source, angle, ratio, shift)
-    found, rough = pixel_map(source, target, Sampling()), outline_map(outline(source), source.shape, target)
+    found, rough = pixel_map(source, target, Sampling()), next(outline_maps([(outline(source), source.shape)], target))
     for y0 in range(0, target.shape[0], 64):
         for x0 in range(0, target.shape[1], 64):
             tile = Box(y0, x0, y0 + 64, x0 + 64)
