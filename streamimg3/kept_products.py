@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from streamimg3.engine import Runner, Task
 from streamimg3.engine.receipts import digest
-from streamimg3.formats.local_copy import file_mark, missing
+from streamimg3.formats.local_copy import exists, file_mark
 from streamimg3.provenance import versions
 from streamimg3.session import Session
 from streamimg3.store import Observation
@@ -27,6 +28,7 @@ _FOLDER = "receipts/export"
 _ABOUT_RUNS = ("run", "provenance", "qa", "overviews")  # documents that no product depends on
 _CATALOG = "catalog"  # one on which these products alone depend
 _OF_CATALOG = ("segm",)
+_ASKED = 16  # files at a time: those in an object store answer slowly
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def write_products(
             obs.backend.remove_tree(f"{_FOLDER}/{name}")
     receipts = {task.key: f"{_FOLDER}/{marks[_is_of_catalog(task)]}/{task.key}" for task in tasks}
     done = {f"{_FOLDER}/{mark}/{key}" for mark in set(marks.values()) for key in obs.backend.keys(f"{_FOLDER}/{mark}")}
-    before = {key: _unchanged(obs, path, options) for key, path in receipts.items() if path in done}
+    known = {key: path for key, path in receipts.items() if path in done}
+    with ThreadPoolExecutor(max_workers=_ASKED) as pool:
+        before = dict(zip(known, pool.map(lambda path: _unchanged(obs, path, options), known.values()), strict=True))
     todo = [task for task in tasks if not before.get(task.key)]
     noted = partial(_noted, work=work, obs=obs, receipts=receipts, options=options)
     fresh = runner.fold(noted, todo, none, "export") if todo else none
@@ -109,9 +113,8 @@ def _unchanged(obs: Observation, path: str, options: Mapping[str, str]) -> Made:
         rows = [(str(kind), str(url), str(mark)) for kind, url, mark in json.loads(data or b"[]")]
     except (ValueError, TypeError):
         return ()
-    if missing([url for _, url, _ in rows], options) or any(file_mark(url, options) != mark for _, url, mark in rows):
-        return ()
-    return tuple((kind, url) for kind, url, _ in rows)
+    there = all(exists(url, options) and file_mark(url, options) == mark for _, url, mark in rows)
+    return tuple((kind, url) for kind, url, _ in rows) if there else ()
 
 
 def _noted(
