@@ -102,13 +102,16 @@ class SkyIndex(CoordinateTransformIndex):  # type: ignore[misc]
         """Return the pixels nearest to positions."""
         if tolerance is not None:
             raise ValueError("a sky selection takes no tolerance: positions are at most half a pixel off")
-        found = super().sel({name: _labels(label) for name, label in labels.items()}, method)
+        with np.errstate(invalid="ignore"):  # beyond the horizon of the projection there is no pixel
+            found = super().sel({name: _labels(label) for name, label in labels.items()}, method)
         for dim, pixels in found.dim_indexers.items():
             values = np.asarray(pixels.values)
             off = (values < 0) | (values >= self.transform.dim_size[dim])
             if off.any():
-                which = {n: np.atleast_1d(np.asarray(v))[np.argmax(off.ravel())] for n, v in labels.items()}
-                raise KeyError(f"{which} and {int(off.sum()) - 1} more positions are not on the image")
+                at = {n: float(np.broadcast_to(v, off.shape).ravel()[np.argmax(off)]) for n, v in labels.items()}
+                others = int(off.sum()) - 1
+                more = f", nor {'is' if others == 1 else 'are'} {others} more" if others else ""
+                raise KeyError(f"{', '.join(f'{n} {v:g}' for n, v in at.items())} is not on the image{more}")
         return found
 
 

@@ -85,6 +85,11 @@ def test_workers_write_the_same(server: Server, association: str, local: tuple[d
     again = server.run(*_arguments(association, "two", "--workers", 2))
     assert again.returncode == 0, again.stderr
     assert "ingest: 4 files unchanged, kept" in again.stderr and "resample: unchanged, kept" in again.stderr
+    assert "export: 1 file unchanged, kept" in again.stderr
+    obstore.put(server.bucket(), f"two/{PRODUCT}", b"somebody else's")
+    mended = server.run(*_arguments(association, "two", "--workers", 2))
+    assert mended.returncode == 0 and f"wrote s3://{BUCKET}/two/{PRODUCT}" in mended.stderr
+    assert len(bytes(obstore.get(server.bucket(), f"two/{PRODUCT}").bytes())) == len(local[1])
 
 
 def test_all_steps_on_s3(server: Server, association: str, field: Path, tmp_path: Path) -> None:
