@@ -81,3 +81,21 @@ def test_killed(undisturbed: tuple[Path, float, dict[str, str]], tmp_path: Path,
     again = _start(association, tmp_path / "run")
     assert again.wait(timeout=300) == 0, (tmp_path / "run" / "log").read_text()
     assert _result(tmp_path / "run") == expected
+
+
+def test_killed_while_products_are_written(undisturbed: tuple[Path, float, dict[str, str]], tmp_path: Path) -> None:
+    """What was written whole by then is not written again."""
+    association, _, expected = undisturbed
+    folder = tmp_path / "run"
+    process = _start(association, folder)
+    end = time.monotonic() + 120.0
+    while not (noted := [p for p in folder.glob("*.zarr/receipts/export/*/*") if p.stat().st_size]):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.002)
+    kill_group(process)
+    before = {
+        name: (folder / name).stat().st_mtime_ns for p in noted for name in [Path(json.loads(p.read_text())[0][1]).name]
+    }
+    assert _start(association, folder).wait(timeout=300) == 0
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    assert _result(folder) == expected
