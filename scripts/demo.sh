@@ -10,9 +10,11 @@ out=${1:-$here/demo-output}
 echo
 echo "== image3 on 8 frames of M17 (2MASS K_s, 512 x 1024 pixels each, 1 arcsec/pixel), at most 1 GiB of memory"
 # The frames share narrow rims: any of them may be the reference, and a few stars are enough for a shift
+set -x
 streamimg3 run image3 "$here/tests/data/2mass_m17" --output-dir "$out" --memory 1GiB --workers 2 \
     --set tweakreg.expand_refcat=true --set tweakreg.brightest=1000 --set tweakreg.minobj=6 --set tweakreg.fitgeometry=shift \
     --set skymatch.skystat=median --set source_catalog.bkg_boxsize=64
+{ set +x; } 2>/dev/null
 streamimg3 export "$out/aK_asky.zarr" --output-dir "$out" --preview-only
 
 echo

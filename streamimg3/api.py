@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
 from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB
+from streamimg3.engine.budget import MIB, smallest
 from streamimg3.engine.runner import Progress
 from streamimg3.errors import BudgetError, InputError
 from streamimg3.forecast import summary
@@ -179,9 +179,13 @@ def _after_loading(tasks: Sequence[Task], runner: Runner, full: Callable[[], Non
     return _with(tasks, more)
 
 
-def plan(
-    pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session
-) -> dict[str, list[Task]]:
+class Plan(dict[str, list[Task]]):
+    """The tasks of every step, and the smallest budget (bytes) that holds them all, products included."""
+
+    smallest: int = 0
+
+
+def plan(pipeline: str, inputs: str | Sequence[str], settings: config.Settings, session: Session) -> Plan:
     """Return the tasks of every step; reads headers, no pixel, and leaves nothing but what it adds to a store that is there.
 
     Parameters
@@ -193,8 +197,15 @@ def plan(
 
     Returns
     -------
-    dict of str to list of Task
-        Each task names what it reads and writes, and the memory it needs in bytes.
+    Plan
+        A dict of lists of tasks by step; each task names what it reads and writes, and the memory it needs in bytes.
+
+    Raises
+    ------
+    InputError
+        If an input or a parameter is bad.
+    BudgetError
+        If the memory cannot hold the work.
 
     Examples
     --------
@@ -206,7 +217,9 @@ def plan(
     session = _loading(session, params)
     given = companions.output_wcs(params, session)
     with session.drafting(), session.writing():
-        obs, missing = opened(inputs, session, params)
+        runner = session.runner(session.store or (inputs if isinstance(inputs, str) else ""))
+        full, runner.load = runner.load, _first(runner, params)
+        obs, missing = opened(inputs, session, params, runner=runner)
         if given is not None:
             obs.commit(given)
         before: dict[str, list[Task]] = {}
@@ -215,7 +228,10 @@ def plan(
             if params.pipeline == "image2":
                 before = {"bkg_subtract": list(missing.means), "calibration": missing.tasks}
         companions.bring(obs, params, session)
-        return {**before, **module_of(params.pipeline).plan(obs, params)}
+        found = Plan({**before, **module_of(params.pipeline).plan(obs, params)})
+        full()  # then this process is as large as one that works
+        _, found.smallest = _require(obs, params, missing, session, runner, full)
+        return found
 
 
 def run(
@@ -270,23 +286,31 @@ def _require(
     session: Session,
     runner: Runner,
     full: Callable[[], None],
-) -> Callable[[], None]:
-    """Refuse a budget that cannot hold what is to come, before a pixel is read; returns what is to be loaded for it."""
+) -> tuple[Callable[[], None], int]:
+    """Refuse a budget that cannot hold what is to come, before a pixel is read.
+
+    Returns what is to be loaded for it, and the smallest budget that works.
+    """
     planned = module_of(params.pipeline).plan(obs, params, rough=True)
     products = foreseen(obs, planned.get("resample", []), session)
     coming = [*missing.means, *missing.tasks] if missing is not None else []
     if params.pipeline == "image2" and not any(planned.values()):
         full = runner.load  # nothing is rectified
-    steps = _after_loading([*chain(*planned.values()), *products], runner, full)
+    steps = [*chain(*planned.values()), *products]
+    if runner.workers == 1:  # this process does it all
+        runner.load()
+        grown = _GROWN if params.pipeline == "image3" else 0
+        steps = _with(_after_loading(steps, runner, full), grown)
+        runner.require([*coming, *steps])
+        return full, smallest([*coming, *steps])
     try:
-        if runner.require([*coming, *steps]).workers == 1 < runner.workers:  # this process does it all
+        if runner.require([*coming, *steps]).workers == 1:
             runner.require([*coming, *_with(steps, _ALL_LOOPS + _GROWN)])
     except BudgetError:
-        if runner.workers == 1:
-            raise
         full()  # not by estimate, then
         runner.require([*coming, *_with(steps, _GROWN)])
-    return full
+    loaded = "streamimg3.kernels.ready" in sys.modules
+    return full, smallest([*coming, *_with(steps, _GROWN + (0 if loaded else _ALL_LOOPS))])
 
 
 def _with(tasks: Sequence[Task], more: int) -> list[Task]:
@@ -326,7 +350,7 @@ def run_settings(
         if given is not None:
             obs.commit(given)
         companions.bring(obs, params, session)
-        full = _require(obs, params, missing, session, runner, full)
+        full, _ = _require(obs, params, missing, session, runner, full)
         if missing is not None:
             bring_pixels(obs, missing, session, runner)
         runner.load = full

@@ -179,7 +179,7 @@ def plan(
         _print_plan(api.plan(pipeline, inputs, _settings(config_file, set_), session), session, as_json, calibrate)
 
 
-def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool, calibrate: bool = False) -> None:
+def _print_plan(plans: api.Plan, session: api.Session, as_json: bool, calibrate: bool = False) -> None:
     from streamimg3.speed import Speed, measure
 
     speed = measure() if calibrate else Speed.kept()
@@ -202,10 +202,9 @@ def _print_plan(plans: dict[str, Any], session: api.Session, as_json: bool, cali
         )
         if row["seconds"] is not None:
             typer.echo(f"  time     about {row['seconds']:.0f} s")
-    smallest = max((row["smallest"] for row in rows), default=0)
     timed = [row["seconds"] for row in rows]
     whole = "" if None in timed else f", about {sum(timed):.0f} s"
-    typer.echo(f"in all: smallest budget {show_size(smallest)}{whole}")
+    typer.echo(f"in all: smallest budget {show_size(plans.smallest)}{whole}")
     if speed is None:
         typer.echo("plan --calibrate times this machine once (a minute), and plans then tell seconds")
 

@@ -222,11 +222,16 @@ def share(memory: int | None, workers: int, tasks: Sequence[Task], helpers: int 
             each = min(each, most)
             return Share(n, each, driver + overhead(n) + n * each)
     largest = max(tasks, key=lambda t: t.least)
-    smallest = -(-(driver + least + 8 * MIB) // (8 * MIB)) * 8  # what is resident differs a little from run to run
     raise BudgetError(
         f"a memory of {show_size(memory)} cannot hold task {largest.key}, which needs {show_size(largest.least)} beside the"
-        f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {smallest}MiB"
+        f" {show_size(driver)} of the program itself: the smallest budget that works is --memory {smallest(tasks) // MIB}MiB"
     )
+
+
+def smallest(tasks: Sequence[Task]) -> int:
+    """Return the smallest budget with which this process can do tasks by itself, in whole steps of 8 MiB."""
+    step = 8 * MIB  # what is resident differs by as much from run to run
+    return -(-(resident() + SLACK + max((t.least for t in tasks), default=0) + step) // step) * step
 
 
 def share_each(limit: int | None, floor: int, workers: int, tasks: Sequence[Task]) -> Share:

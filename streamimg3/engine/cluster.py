@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -41,7 +42,11 @@ def connect(address: str) -> Client:
     try:
         from distributed import Client
     except ImportError as error:
-        raise InputError(f"--cluster {address}: needs Dask ({error}): pip install 'streamimg3[cluster]'") from error
+        raise InputError(f"--cluster {address}: needs Dask ({error}): pip install '.[cluster]' in the clone") from error
+    if "://" not in address and not os.path.isfile(address):
+        raise InputError(
+            f"--cluster {address}: there is no such scheduler file: start the scheduler first, or give tcp://host:port"
+        )
     where = {"address": address} if "://" in address else {"scheduler_file": address}
     try:
         return Client(**where, timeout=_CONNECT, set_as_default=False, name="streamimg3")

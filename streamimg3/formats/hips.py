@@ -46,7 +46,9 @@ def export_hips(obs: Observation, destination: str, level: int | None = None) ->
         from reproject import reproject_interp
         from reproject.hips import reproject_to_hips
     except ImportError as error:
-        raise InputError(f"a HiPS needs the package reproject ({error}): pip install 'streamimg3[report]'") from error
+        raise InputError(
+            f"a HiPS needs the package reproject ({error}): pip install '.[report]' in the clone"
+        ) from error
     folder = absolute(destination)
     if is_remote(folder) or os.path.exists(folder):
         raise InputError(f"{folder}: give a local folder for the HiPS that does not exist yet")

@@ -167,4 +167,4 @@ def commit(obs: Observation, change: Change, digest: str) -> None:
 def told(change: Change, association: Association) -> str:
     """Return one line about a change."""
     added = len(association.science) - len(change.kept)
-    return f"ingest: {len(change.kept)} files kept, {added} added, {change.gone} gone"
+    return f"ingest: {len(change.kept)} files kept, {added} new or changed, {change.gone} gone"

@@ -108,7 +108,7 @@ def cast_of(obs: Observation) -> Cast:
     if not psf or not science:
         raise InputError(
             f"{document.table or obs.url if document else obs.url}: has no member of exptype {'science' if psf else 'psf'}:"
-            " coron3 subtracts reference stars (psf) from science exposures"
+            " coron3 subtracts reference stars (psf) from science exposures, and an association (.json) says which are which"
         )
     shapes = {e.record.shape: e.record.url for e in reversed(exposures)}
     if len(shapes) > 1:

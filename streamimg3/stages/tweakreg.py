@@ -367,4 +367,7 @@ def _line(name: str, place: Place, member: Member) -> str:
 def _summary(document: AlignmentDocument) -> str:
     counts = {s: sum(e.status == s for e in document.exposures) for s in (SUCCESS, "REFERENCE", FAILED)}
     said = f"{counts[SUCCESS]} exposures aligned, {counts['REFERENCE']} are the reference, {counts[FAILED]} failed"
-    return f"{NAME}: {document.status}: {document.reason or said}"
+    hint = "; a lower minobj, expand_refcat=true or more stars (brightest, snr_threshold) may help" * bool(
+        counts[FAILED]
+    )
+    return f"{NAME}: {document.status}: {document.reason or said}{hint}"

@@ -251,7 +251,7 @@ def _open(url: str, options: Options) -> Store:
         return _open_fsspec(url, dict(options))
     except ImportError as error:
         raise InputError(
-            f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'"
+            f"{url}: reading this kind of URL needs an extra package ({error}): pip install '.[cloud]' in the clone"
         ) from error
 
 

@@ -106,7 +106,7 @@ def object_store(url: str, options: Options) -> ObjectStore:
         from obstore.store import S3Store, from_url
     except ImportError as error:
         raise InputError(
-            f"{url}: reading this kind of URL needs an extra package ({error}): pip install 'streamimg3[cloud]'"
+            f"{url}: reading this kind of URL needs an extra package ({error}): pip install '.[cloud]' in the clone"
         ) from error
     how = settings(url, options)
     if url.startswith(("s3://", "s3a://")):

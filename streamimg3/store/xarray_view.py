@@ -266,6 +266,8 @@ class Img3:
         scale = self.pixel_scale
         shape = parse_size(height, scale), parse_size(width, scale)
         (y0, x0), (y, x) = self.place.origin, self.place.wcs.to_pixel(np.array([ra]), np.array([dec]))
+        if not (np.isfinite(y[0]) and np.isfinite(x[0])):  # beyond the horizon of the projection
+            raise InputError(f"{ra}, {dec} is not on the image")
         box = box_around(float(y[0]) - y0, float(x[0]) - x0, shape)
         return self._cut(box, f"{ra}, {dec}")
 

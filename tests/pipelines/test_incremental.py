@@ -61,7 +61,7 @@ def test_equal_to_a_fresh_run(field: Path, tmp_path: Path, before: list[int], af
     fresh, everything = _run(_with(field, after, tmp_path / "b"), tmp_path / "fresh")
     assert sums_of(grown) == sums_of(fresh)
     kept = len(set(before) & set(after))
-    assert f"ingest: {kept} files kept, {len(after) - kept} added, {len(before) - kept} gone" in told.notes
+    assert f"ingest: {kept} files kept, {len(after) - kept} new or changed, {len(before) - kept} gone" in told.notes
     assert (
         told.outcomes["ingest"].tasks_done == len(after) - kept if len(after) > kept else "ingest" not in told.outcomes
     )

@@ -89,7 +89,12 @@ def _noise(obs: Observation, document: ResampleDocument, judge: Judge) -> list[F
         return []
     said, seen = pairs.T
     ratio = float(np.median(seen / said))
-    why = "neighbouring pixels share light, so that the scatter of single pixels is below ERR"
+    below = "neighbouring pixels share light, so that the scatter of single pixels is below ERR"
+    why = (
+        below
+        if ratio < 1.0
+        else "the sky scatters more than ERR says: structure, faint sources, or errors that are too small"
+    )
     judge.within("scatter of the sky over ERR", ratio, (0.3, 1.3), (0.15, 2.0), "", why)
     plot = Plot(Axis("median ERR of a window"), Axis("scatter of its pixels"))
     plot.points(said, seen, size=3.5)
