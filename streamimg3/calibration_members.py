@@ -88,8 +88,18 @@ class Exposure:
 
     @classmethod
     def of(cls, source: Source) -> Exposure:
-        """Return the facts of an open exposure."""
+        """Return the facts of an open exposure.
+
+        Raises
+        ------
+        InputError
+            If it has been calibrated already.
+        """
         header, url = parse_cards(source.primary_cards), source.url
+        if card_value(header, "S_PHOTOM", url) == _DONE:
+            raise InputError(
+                f"{url}: is calibrated already (S_PHOTOM is COMPLETE): image2 takes _rate files, image3 this one"
+            )
         facts = ExposureFacts.of_header(header, url)
         return cls(
             facts, optics_of(source, facts), subarray_of(header, source.shape, url), source.cube.count if source.cube else 0,

@@ -163,7 +163,7 @@ def plan(
     cluster: Cluster = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="time this machine first, on a small field")] = False,
 ) -> None:
-    """Print what a run would do: tasks, memory, bytes read and written, the smallest budget that works."""
+    """Print what a run takes: tasks of all its steps, done or not, memory, bytes, the smallest budget that works."""
     with Reporter(None, quiet=as_json) as reporter:
         session = api.Session(
             store,

@@ -183,7 +183,9 @@ def _chips(file: FitsFile) -> list[Hdu]:
     images = science or [hdu for hdu in file.hdus if hdu.shape and hdu.name not in _NOT_IMAGES]
     flat = [hdu for hdu in images if len(hdu.shape) == 2]
     if not images:
-        raise InputError(f"{file.url}: holds no image; give a file with a 2-D image")
+        raise InputError(
+            f"{file.url}: holds no image; give files with a 2-D image, or a pattern that leaves this one out"
+        )
     if not flat or (science and len(flat) < len(science)):
         raise InputError(f"{file.url}: needs a 2-D image but holds {names_of(images)}; split cubes into single images")
     inherited = not file.hdus[0].shape and has_celestial_keywords(file.hdus[0].cards)

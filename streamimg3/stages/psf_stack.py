@@ -103,7 +103,9 @@ def cast_of(obs: Observation) -> Cast:
         )
     for exposure in exposures:
         if not exposure.record.integrations:
-            raise InputError(f"{exposure.record.url}: is no cube of integrations: coron3 takes _calints files")
+            raise InputError(
+                f"{exposure.record.url}: is no cube of integrations: coron3 takes _calints files; leave it out"
+            )
     psf, science = ([e for e, r in zip(exposures, roles, strict=True) if r == kind] for kind in ("psf", "science"))
     if not psf or not science:
         raise InputError(
