@@ -213,6 +213,7 @@ class _Ranged:
 
 
 _METADATA = "169.254.169.254"  # where clients look for credentials when nobody has given any
+_REFUSED_KEYS = ("SignatureDoesNotMatch", "InvalidAccessKeyId")
 _NO_KEY = (
     "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --storage-option key=… and secret=…"
     " (anon=true for public buckets)"
@@ -229,6 +230,8 @@ def reason(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if any(code in str(error) for code in _REFUSED_KEYS):
+        return "the server refuses the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and _METADATA in lines[0]:
         return _NO_KEY

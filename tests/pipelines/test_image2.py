@@ -346,7 +346,7 @@ def test_files_that_are_no_rates(images: Case, field: Path, tmp_path: Path) -> N
         fits.PrimaryHDU(np.ones((9, 9), "f4"), fits.Header({"TELESCOP": "HST"})).writeto(other)
         run("image2", str(other), session=session, **images.steps)
     calibrated = sorted(field.parent.glob("*_cal.fits"))[0]
-    with pytest.raises(InputError, match="calibrated already.*image2 takes _rate files"):
+    with pytest.raises(InputError, match=r"calibrated already.*image2 takes _rate files"):
         run("image2", str(calibrated), session=session, **images.steps)
 
 
