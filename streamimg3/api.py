@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from streamimg3 import companions, config
-from streamimg3.engine import Runner, Task
-from streamimg3.engine.budget import MIB, smallest
+from streamimg3.engine import Task
 from streamimg3.engine.runner import Progress
-from streamimg3.errors import BudgetError, InputError
+from streamimg3.errors import InputError
 from streamimg3.forecast import summary
+from streamimg3.foresight import first, loading, require
 from streamimg3.formats.names import absolute
-from streamimg3.ingestion import Missing, bring_headers, bring_pixels, opened
+from streamimg3.ingestion import bring_headers, bring_pixels, opened
 from streamimg3.multi import catalog_multi
 from streamimg3.parameter_table import CALL, Origins, Parameter, origins_of, table
 from streamimg3.pipelines import NAMES, module_of
-from streamimg3.products import export, export_as, export_preview, foreseen
+from streamimg3.products import export, export_as, export_preview
 from streamimg3.provenance import Order, check_same_place, differences, read_record, record, version_notes
 from streamimg3.reporting import report_of_run
-from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session, load, load_ingest, load_rates, load_series
+from streamimg3.session import DEFAULT_MEMORY, TASK_LIMIT, Session
 from streamimg3.store import Observation
 from streamimg3.store.documents import ProvenanceDocument, utc_now
 
@@ -44,10 +41,6 @@ __all__ = [
     "run_settings",
     "summary",
 ]
-
-_LOOPS = 64 * MIB  # compiled loops of time series, measured
-_ALL_LOOPS = 90 * MIB  # those of all steps
-_GROWN = 24 * MIB  # by which a process that does all steps grows from the first to the last
 
 if TYPE_CHECKING:
     from streamimg3.pipelines import coron3, image2, image3, tso3
@@ -155,30 +148,6 @@ def parameters(pipeline: str, settings: config.Settings, progress: Progress) -> 
     return params
 
 
-def _loading(session: Session, params: Params) -> Session:
-    """Return a session whose processes load no more than the pipeline needs."""
-    if params.pipeline == "tso3" and "resample" in params.skip:
-        return replace(session, load=load_series)
-    return replace(session, load=partial(load, params.pipeline))
-
-
-def _first(runner: Runner, params: Params) -> Callable[[], None]:
-    """Return what loads as much as it takes to bring pixels in: calibrating needs few of the loops.
-
-    Those of time series may wait, too, where this process works alone.
-    """
-    if params.pipeline == "image2":
-        return load_rates
-    return load_ingest if runner.load is load_series and runner.workers == 1 else runner.load
-
-
-def _after_loading(tasks: Sequence[Task], runner: Runner, full: Callable[[], None]) -> list[Task]:
-    """Return tasks with what the loops take that this process, if it works alone, has not loaded yet."""
-    name = "streamimg3.kernels.ready_series" if full is load_series else "streamimg3.kernels.ready"
-    more = _LOOPS if runner.workers == 1 and runner.load is not full and name not in sys.modules else 0
-    return _with(tasks, more)
-
-
 class Plan(dict[str, list[Task]]):
     """The tasks of every step, and the smallest budget (bytes) that holds them all, products included."""
 
@@ -214,11 +183,11 @@ def plan(pipeline: str, inputs: str | Sequence[str], settings: config.Settings, 
     (True, True)
     """
     params = parameters(pipeline, settings, session.progress)
-    session = _loading(session, params)
+    session = loading(session, params)
     given = companions.output_wcs(params, session)
     with session.drafting(), session.writing():
         runner = session.runner(session.store or (inputs if isinstance(inputs, str) else ""))
-        full, runner.load = runner.load, _first(runner, params)
+        full, runner.load = runner.load, first(runner, params)
         obs, missing = opened(inputs, session, params, runner=runner)
         if given is not None:
             obs.commit(given)
@@ -230,7 +199,7 @@ def plan(pipeline: str, inputs: str | Sequence[str], settings: config.Settings, 
         companions.bring(obs, params, session)
         found = Plan({**before, **module_of(params.pipeline).plan(obs, params)})
         full()  # then this process is as large as one that works
-        _, found.smallest = _require(obs, params, missing, session, runner, full)
+        _, found.smallest = require(obs, params, missing, session, runner, full)
         return found
 
 
@@ -279,45 +248,6 @@ def run(
     return run_settings(pipeline, inputs, config.as_settings(steps), session or Session(), until)
 
 
-def _require(
-    obs: Observation,
-    params: Params,
-    missing: Missing | None,
-    session: Session,
-    runner: Runner,
-    full: Callable[[], None],
-) -> tuple[Callable[[], None], int]:
-    """Refuse a budget that cannot hold what is to come, before a pixel is read.
-
-    Returns what is to be loaded for it, and the smallest budget that works.
-    """
-    planned = module_of(params.pipeline).plan(obs, params, rough=True)
-    products = foreseen(obs, planned.get("resample", []), session)
-    coming = [*missing.means, *missing.tasks] if missing is not None else []
-    if params.pipeline == "image2" and not any(planned.values()):
-        full = runner.load  # nothing is rectified
-    steps = [*chain(*planned.values()), *products]
-    if runner.workers == 1:  # this process does it all
-        runner.load()
-        grown = _GROWN if params.pipeline == "image3" else 0
-        steps = _with(_after_loading(steps, runner, full), grown)
-        runner.require([*coming, *steps])
-        return full, smallest([*coming, *steps])
-    try:
-        if runner.require([*coming, *steps]).workers == 1:
-            runner.require([*coming, *_with(steps, _ALL_LOOPS + _GROWN)])
-    except BudgetError:
-        full()  # not by estimate, then
-        runner.require([*coming, *_with(steps, _GROWN)])
-    loaded = "streamimg3.kernels.ready" in sys.modules
-    return full, smallest([*coming, *_with(steps, _GROWN + (0 if loaded else _ALL_LOOPS))])
-
-
-def _with(tasks: Sequence[Task], more: int) -> list[Task]:
-    """Return tasks that hold so many bytes more."""
-    return [replace(t, nbytes=t.nbytes + more, least=t.least + more) for t in tasks]
-
-
 def run_settings(
     pipeline: str,
     inputs: str | Sequence[str],
@@ -339,18 +269,18 @@ def run_settings(
     """
     started = utc_now()
     params = parameters(pipeline, settings, session.progress)
-    session = _loading(session, params)
+    session = loading(session, params)
     module = module_of(params.pipeline)
     if until is not None and until not in module.STEPS:
         raise InputError(f"--until {until}: the steps are {', '.join(module.STEPS)}")
     given = companions.output_wcs(params, session)
     with session.writing(), session.runner(session.store or (inputs if isinstance(inputs, str) else "")) as runner:
-        full, runner.load = runner.load, _first(runner, params)
+        full, runner.load = runner.load, first(runner, params)
         obs, missing = opened(inputs, session, params, until, runner)
         if given is not None:
             obs.commit(given)
         companions.bring(obs, params, session)
-        full, _ = _require(obs, params, missing, session, runner, full)
+        full, _ = require(obs, params, missing, session, runner, full)
         if missing is not None:
             bring_pixels(obs, missing, session, runner)
         runner.load = full

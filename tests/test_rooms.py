@@ -81,6 +81,7 @@ FREE = {
     "coronagraphy_products",
     "cli",
     "forecast",
+    "foresight",
     "ingestion",
     "kept_products",
     "looking",
