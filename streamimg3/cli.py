@@ -204,7 +204,7 @@ def _print_plan(plans: api.Plan, session: api.Session, as_json: bool, calibrate:
             typer.echo(f"  time     about {row['seconds']:.0f} s")
     timed = [row["seconds"] for row in rows]
     whole = "" if None in timed else f", about {sum(timed):.0f} s"
-    typer.echo(f"in all: smallest budget {show_size(plans.smallest)}{whole}")
+    typer.echo(f"in all, with the products: smallest budget {show_size(plans.smallest)}{whole}")
     if speed is None:
         typer.echo("plan --calibrate times this machine once (a minute), and plans then tell seconds")
 
