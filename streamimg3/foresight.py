@@ -65,25 +65,25 @@ def require(
     Returns what is to be loaded for it, and the smallest budget that works.
     """
     planned = module_of(params.pipeline).plan(obs, params, rough=True)
-    products = foreseen(obs, planned.get("resample", []), session)
+    products = foreseen(obs, planned.get("resample", []), session)  # for these, growth is foreseen already
     coming = [*missing.means, *missing.tasks] if missing is not None else []
     if params.pipeline == "image2" and not any(planned.values()):
         full = runner.load  # nothing is rectified
-    steps = [*chain(*planned.values()), *products]
+    steps = list(chain(*planned.values()))
+    grown = [*_with(steps, _GROWN), *products]
     if runner.workers == 1:  # this process does it all
         runner.load()
-        grown = _GROWN if params.pipeline == "image3" else 0
-        steps = _with(_after_loading(steps, runner, full), grown)
-        runner.require([*coming, *steps])
-        return full, smallest([*coming, *steps])
+        alone = _after_loading(grown if params.pipeline == "image3" else [*steps, *products], runner, full)
+        runner.require([*coming, *alone])
+        return full, smallest([*coming, *alone])
     try:
-        if runner.require([*coming, *steps]).workers == 1:
-            runner.require([*coming, *_with(steps, _ALL_LOOPS + _GROWN)])
+        if runner.require([*coming, *steps, *products]).workers == 1:
+            runner.require([*coming, *_with(grown, _ALL_LOOPS)])
     except BudgetError:
         full()  # not by estimate, then
-        runner.require([*coming, *_with(steps, _GROWN)])
+        runner.require([*coming, *grown])
     loaded = "streamimg3.kernels.ready" in sys.modules
-    return full, smallest([*coming, *_with(steps, _GROWN + (0 if loaded else _ALL_LOOPS))])
+    return full, smallest([*coming, *(grown if loaded else _with(grown, _ALL_LOOPS))])
 
 
 def _with(tasks: Sequence[Task], more: int) -> list[Task]:
