@@ -23,7 +23,7 @@ from streamimg3.store.backend import normalise
 Made = tuple[tuple[str, str], ...]  # kind and URL
 Work = Callable[[Task], Made]
 
-_CODE = 1  # raised when products of the same results become others
+_CODE = 2  # raised when products of the same results become others
 _FOLDER = "receipts/export"
 _ABOUT_RUNS = ("run", "provenance", "qa", "overviews")  # documents that no product depends on
 _CATALOG = "catalog"  # one on which these products alone depend
@@ -97,8 +97,8 @@ def _marks(obs: Observation, destination: str, statuses: Mapping[str, str]) -> d
     names = sorted(key for key in obs.backend.keys("documents") if key.removesuffix(".json") not in _ABOUT_RUNS)
     texts = {name: hashlib.sha256(obs.backend.get(f"documents/{name}") or b"").hexdigest() for name in names}
     catalog = texts.pop(f"{_CATALOG}.json", "")
-    records = [(r.name, r.url, r.checksums) for r in obs.records()]
-    mark = digest(_CODE, versions(), normalise(destination), dict(statuses), texts, records)
+    files = obs.require()["ingest"]  # which came in, and when they were changed: their headers go into products too
+    mark = digest(_CODE, versions(), normalise(destination), dict(statuses), texts, files)
     return {False: mark, True: digest(mark, catalog)}
 
 

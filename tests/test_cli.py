@@ -295,6 +295,7 @@ def test_bad_parameter_is_one_line(
         (["--storage-option", "key"], ("--storage-option key", "KEY=VALUE")),
         (["--config", "none.toml"], ("none.toml",)),
         (["--until", "resampel"], ("--until resampel", "resample")),
+        (["--cluster", "none.json"], ("--cluster none.json", "no such scheduler file")),
     ],
 )
 def test_bad_option_is_one_line(
@@ -385,7 +386,7 @@ def test_store_of_another_kind(command: CommandLine, field: Path, ingested: Obse
     """Nor is another software's Zarr group."""
     store = _damaged_store(ingested, tmp_path, schema="other/thing")
     said = command.image3(field, "--store", store, "--output-dir", tmp_path)
-    _is_one_clear_line(said, BAD, "x.zarr", "not one of streamimg3")
+    _is_one_clear_line(said, BAD, "x.zarr", "other/thing", "not one of streamimg3")
 
 
 def test_store_of_other_exposures(command: CommandLine, pair: Path, ingested: Observation, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 
 from streamimg3.engine.receipts import digest
@@ -12,8 +12,9 @@ from streamimg3.sky.mosaic_frame import MosaicFrame, linear_terms
 from streamimg3.sky.pixmap import PixelMap, Sampling, outline_maps, pixel_map
 from streamimg3.store import Exposure, Observation
 
-_CODE = 2  # raised when the maps that a given input leads to change
+_CODE = 3  # raised when the maps that a given input leads to change
 _ROOT = "receipts/maps"
+_SEAL = 32  # bytes
 
 
 def map_folder(frame: MosaicFrame, sampling: Sampling) -> str:
@@ -38,17 +39,21 @@ def make_map(obs: Observation, folder: str, exposure: Exposure, frame: MosaicFra
         made = pixel_map(exposure.wcs, frame.wcs, sampling)
     except InputError as error:
         raise InputError(f"{exposure.record.url}: {error}") from error
-    obs.backend.put(key, made.to_bytes())
+    data = made.to_bytes()
+    obs.backend.put(key, _seal(data) + data)
     return made
+
+
+def _seal(data: bytes) -> bytes:
+    """What tells a map from a damaged one."""
+    return hashlib.sha256(data).digest()
 
 
 def _kept_map(obs: Observation, key: str) -> PixelMap | None:
     """The map under a key, unless there is none or it is damaged."""
-    data = obs.backend.get(key)
-    try:
-        return None if data is None else PixelMap.from_bytes(data)
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
-        return None
+    found = obs.backend.get(key) or b""
+    seal, data = found[:_SEAL], found[_SEAL:]
+    return PixelMap.from_bytes(data) if seal == _seal(data) else None
 
 
 def read_map(obs: Observation, folder: str, name: str) -> PixelMap:

@@ -121,7 +121,8 @@ class Observation:
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.url}/zarr.json is damaged ({error}): remove the store and ingest again") from error
         if attrs.get("schema") != layout.SCHEMA:
-            raise InputError(f"{self.url} is a Zarr store, but not one of streamimg3: check the path")
+            other = f" (its schema is {attrs['schema']!r})" if "schema" in attrs else ""
+            raise InputError(f"{self.url} is a Zarr store, but not one of streamimg3{other}: check the path")
         check_schema(attrs["schema"], attrs.get("version", 0), (layout.SCHEMA, layout.VERSION), f"{self.url}/zarr.json")
         return attrs
 

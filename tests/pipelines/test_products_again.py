@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from astropy.io import fits
 
 from streamimg3 import Session, export, open, run
 from tests.pipelines.conftest import Recorder
@@ -83,6 +84,21 @@ def test_what_depends_on_a_change_is_written(
     assert _rewritten(before, _times(folder)) == redone
 
 
+def test_a_header_that_has_changed(field: Path, tmp_path: Path) -> None:
+    """The pixels of one file are as they were, a keyword is not: products tell the new one."""
+    inputs = Path(shutil.copytree(field.parent, tmp_path / "in"))
+    association, out = inputs / field.name, tmp_path / "out"
+    _again(association, out)
+    before = _times(out)
+    first, *_ = sorted(inputs.glob("*_cal.fits"))
+    fits.setval(first, "PI_NAME", value="somebody else")
+    told = _again(association, out)
+    assert "ingest: 3 files kept, 1 new or changed, 0 gone" in told.notes
+    assert len(_rewritten(before, _times(out))) == 6
+    (crf,), (mosaic,) = out.glob(f"{first.name.removesuffix('_cal.fits')}*_crf.fits"), out.glob("*_i2d.fits")
+    assert fits.getval(crf, "PI_NAME") == fits.getval(mosaic, "PI_NAME") == "somebody else"
+
+
 def test_files_that_somebody_has_touched(field: Path, folder: Path) -> None:
     """One is gone, one cut, one rewritten in place: these are written again, the rest is kept."""
     wanted = {path.name: path.stat().st_size for path in folder.glob("*.fits")}
@@ -100,7 +116,7 @@ def test_files_that_somebody_has_touched(field: Path, folder: Path) -> None:
 
 
 def test_a_damaged_receipt_counts_as_none(field: Path, folder: Path) -> None:
-    """And so does one that is gone."""
+    """What it speaks of is written again."""
     (receipt,) = folder.glob("*.zarr/receipts/export/*/i2d-*")
     receipt.write_text("[[")
     before = _times(folder)

@@ -57,6 +57,13 @@ def test_selection_by_numbers_and_arrays(mosaic) -> None:  # type: ignore[no-unt
     assert mosaic.sel(ra=grid, dec=xarray.full_like(grid, dec), method="nearest").sci.dims == ("a", "b")
     with pytest.raises(KeyError, match="not on the image"):
         mosaic.sel(ra=[ra, ra], dec=[dec, dec + 1.0], method="nearest")
+    beyond = (ra + 180.0) % 360.0, -dec  # of the projection's horizon
+    for off, told in (
+        (beyond, "is not on the image'"),
+        (([ra, *beyond[:1] * 2], [dec, *beyond[1:] * 2]), "nor is 1 more"),
+    ):
+        with pytest.raises(KeyError, match=told):
+            mosaic.sel(ra=off[0], dec=off[1], method="nearest")
     with pytest.raises(ValueError, match="nearest"):
         mosaic.sel(ra=ra, dec=dec)
 
@@ -86,6 +93,9 @@ def test_box_and_cone(mosaic) -> None:  # type: ignore[no-untyped-def]
     assert (cone.ncontrib.values[~inside] == 0).all() and (cone.ncontrib.values[inside] > 0).all()
     with pytest.raises(InputError, match="not on the image"):
         mosaic.img3.box(ra, dec + 1.0, "5pix")
+    for window in (mosaic.img3.box, mosaic.img3.cone):  # beyond the horizon of the projection
+        with pytest.raises(InputError, match="not on the image"):
+            window((ra + 180.0) % 360.0, -dec, "5arcsec")
 
 
 def test_round_trip(mosaic, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
