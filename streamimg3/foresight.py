@@ -73,6 +73,7 @@ def require(
     grown = [*_with(steps, _GROWN), *products]
     if runner.workers == 1:  # this process does it all
         runner.load()
+        # tried: the other pipelines work with the smallest budget that is named without it
         alone = _after_loading(grown if params.pipeline == "image3" else [*steps, *products], runner, full)
         runner.require([*coming, *alone])
         return full, smallest([*coming, *alone])

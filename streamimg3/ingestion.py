@@ -114,14 +114,14 @@ def bring_headers(
     prints = door.fingerprints(members, session.storage_options)
     mark = digest(1, prints, *([plan.document.digest] if plan else []))
     remote, ledger = not is_local(obs.url), Ledger(obs.backend, "ingest", mark)
-    if session.draft is not None and root.get("ingest") != mark and _CREATED not in ledger.done():
+    if (
+        session.draft is not None and root.get("ingest") != mark and _CREATED not in ledger.done()
+    ):  # a plan changes no store
         obs, root = Observation.at(session.draft), {}
         ledger = Ledger(obs.backend, "ingest", mark)
     if root.get("ingested") and root.get("ingest") == mark and not session.force:
         session.progress.note(f"ingest: {len(association.exposures)} files unchanged, kept")
-        session.hold(obs)
-        obs.mend()
-        _recommit(obs, door.association_document(association), plan.document if plan else None)
+        _take_up(obs, door.association_document(association), plan.document if plan else None, session)
         return obs, None
     alike = (
         plan is None and association.exposures == association.science
@@ -200,8 +200,12 @@ def _at_hand(made: Mapping[str, Source], member: Member, options: Mapping[str, s
     yield [made[member.url]]
 
 
-def _recommit(obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None) -> None:
-    """Bring the documents of a kept store up to date: what they say besides has not changed any pixel."""
+def _take_up(
+    obs: Observation, association: AssociationDocument, calibration: CalibrationDocument | None, session: Session
+) -> None:
+    """Go on with a kept store; its documents are brought up to date: what they say besides has not changed any pixel."""
+    session.hold(obs)
+    obs.mend()
     if obs.document(AssociationDocument) != association:
         obs.commit(association)
     if calibration is not None and obs.document(CalibrationDocument) != calibration:
@@ -409,7 +413,5 @@ def _calibrated_members(names: Sequence[str], session: Session) -> Observation |
     for note in association.notes:
         session.progress.note(note)
     session.progress.note(f"the exposures are those that image2 has calibrated in {obs.url}")
-    session.hold(obs)
-    obs.mend()
-    _recommit(obs, association_document(association), None)
+    _take_up(obs, association_document(association), None, session)
     return obs
